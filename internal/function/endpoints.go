@@ -1,0 +1,52 @@
+package function
+
+// Endpoints says how one function can be reached at one moment: everything
+// the gateway needs to know to send it a request. It is a value; whoever
+// publishes a change publishes a new one.
+type Endpoints struct {
+	Ref
+	// Revision changes with every deploy, so that a reader can tell replicas
+	// of the new version from those of the old.
+	Revision int64 `json:"revision"`
+	// Desired is the number of replicas that should run; 0 is asleep.
+	Desired int `json:"desired"`
+	// Min is the number of replicas to wake the function with, at least 1.
+	Min      int       `json:"min"`
+	Replicas []Replica `json:"replicas,omitempty"`
+	Settings Settings  `json:"settings"`
+	// Failure says why the function cannot start, when that is known. It is
+	// shown to callers that wait for it, so it holds no secrets.
+	Failure string `json:"failure,omitempty"`
+}
+
+// A Replica is one running instance of a function.
+type Replica struct {
+	ID string `json:"id"`
+	// Address is "unix:PATH" or "tcp:HOST:PORT".
+	Address  string `json:"address"`
+	Revision int64  `json:"revision"`
+	// Ready is what the provider last knew. A replica with an address that is
+	// not ready yet may be probed by whoever waits for it.
+	Ready bool `json:"ready"`
+	// Slots is how many requests the replica handles at once; 0 is unlimited.
+	Slots int `json:"slots,omitempty"`
+}
+
+// An Event is one line of the provider's endpoints stream. Exactly one of
+// Endpoints, Removed and Synced is set.
+type Event struct {
+	// Epoch names one life of the provider. Revisions of different epochs
+	// cannot be compared: after a change of epoch the stream starts over with
+	// everything that exists, and what is not in it before Synced is gone.
+	Epoch string `json:"epoch"`
+	// Revision grows with every event of an epoch. A reader that reconnects
+	// names the last one it saw.
+	Revision  int64      `json:"revision"`
+	Endpoints *Endpoints `json:"endpoints,omitempty"`
+	Removed   *Ref       `json:"removed,omitempty"`
+	// Synced ends the initial listing; what follows are changes as they happen.
+	Synced bool `json:"synced,omitempty"`
+	// Reset, on the Synced event, says that the listing was complete: a
+	// function that was not in it does not exist any more.
+	Reset bool `json:"reset,omitempty"`
+}

@@ -1,0 +1,54 @@
+package function
+
+import (
+	"strings"
+
+	"github.com/graphene-faas/graphene/internal/fault"
+)
+
+// A Target is the kind of machine a function's image is built for. Python and
+// Libc are empty for functions that need neither.
+type Target struct {
+	OS     string `json:"os"`               // as GOOS: linux, darwin
+	Arch   string `json:"arch"`             // as GOARCH: amd64, arm64
+	Python string `json:"python,omitempty"` // implementation and version tag: cp311
+	Libc   string `json:"libc,omitempty"`   // glibc or musl
+}
+
+// String returns "os/arch" or "os/arch/python/libc", the form recorded in an
+// image.
+func (t Target) String() string {
+	if t.Python == "" {
+		return t.OS + "/" + t.Arch
+	}
+	return t.OS + "/" + t.Arch + "/" + t.Python + "/" + t.Libc
+}
+
+// ParseTarget reads what String writes. Errors are fault.Invalid.
+func ParseTarget(s string) (Target, error) {
+	part := strings.Split(s, "/")
+	for _, p := range part {
+		if p == "" {
+			return Target{}, fault.Invalid.Errorf("target %q has an empty part", s)
+		}
+	}
+	switch len(part) {
+	case 2:
+		return Target{OS: part[0], Arch: part[1]}, nil
+	case 4:
+		return Target{OS: part[0], Arch: part[1], Python: part[2], Libc: part[3]}, nil
+	}
+	return Target{}, fault.Invalid.Errorf("target %q is neither os/arch nor os/arch/python/libc", s)
+}
+
+// Runs reports, as fault.Invalid, why a machine of kind t cannot run an image
+// built for image. A remedy is part of the text.
+func (t Target) Runs(image Target) error {
+	if image.Python == "" {
+		t.Python, t.Libc = "", ""
+	}
+	if t == image {
+		return nil
+	}
+	return fault.Invalid.Errorf("image is built for %s, but this platform runs %s: build it again with \"graphene build --target %s\"", image, t, t)
+}

@@ -1,0 +1,103 @@
+// Package testkit holds what the tests of several packages share: a logger
+// that writes to the test, golden files, and a check that a package leaves no
+// goroutine behind.
+package testkit
+
+import (
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Log returns a logger whose lines appear with the output of t.
+func Log(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// Main runs a package's tests and then fails if goroutines are left over. Use
+// it as the package's TestMain.
+func Main(m *testing.M) {
+	code := m.Run()
+	if code == 0 {
+		if left := leftOver(5 * time.Second); left != "" {
+			fmt.Fprintf(os.Stderr, "goroutines are left over:\n%s\n", left)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+// leftOver returns the stacks of goroutines that do not belong to the test
+// runner, once they have had patience to end.
+func leftOver(patience time.Duration) string {
+	deadline := time.Now().Add(patience)
+	for {
+		buf := make([]byte, 4<<20)
+		buf = buf[:runtime.Stack(buf, true)]
+		var left []string
+		for g := range strings.SplitSeq(string(buf), "\n\n") {
+			if !expected(g) {
+				left = append(left, g)
+			}
+		}
+		if len(left) == 0 {
+			return ""
+		}
+		if time.Now().After(deadline) {
+			return strings.Join(left, "\n\n")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func expected(stack string) bool {
+	for _, s := range []string{
+		"testing.Main(", "testing.(*M).", "runtime.goexit0", "created by runtime.gc", "os/signal.signal_recv", "os/signal.loop",
+		"testkit.leftOver(", "runtime.ensureSigM", "(*persistConn)", "created by testing.RunTests", "created by testing/synctest",
+	} {
+		if strings.Contains(stack, s) {
+			return true
+		}
+	}
+	return false
+}
+
+// update is registered under the name every golden test uses.
+func update() bool {
+	f := flag.Lookup("update")
+	return f != nil && f.Value.String() == "true"
+}
+
+func init() {
+	flag.Bool("update", false, "rewrite golden files")
+}
+
+// Golden compares got with the file called name, or writes the file when the
+// tests run with -update.
+func Golden(t testing.TB, name string, got []byte) {
+	t.Helper()
+	if update() {
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatalf("%v (run the test with -update to write it)", err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("%s differs; run the test with -update if that is right (-want +got)\n%s", name, diff)
+	}
+}
