@@ -1,0 +1,44 @@
+# Everything a developer types. `make help` lists it.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo none)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+TOOL    := $(GO) tool -modfile=tools.mod
+
+.DEFAULT_GOAL := all
+.PHONY: all build demo test race fuzz bench lint generate check help
+
+all: build lint test ## build, lint and test
+
+build: ## build bin/graphene and bin/fwatchdog
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cli/cmd/graphene ./watchdog/cmd/fwatchdog
+
+demo: build ## start a platform, deploy the examples, call them, stay up until Ctrl-C
+	$(GO) run ./test/demo -graphene bin/graphene
+
+test: ## run every test that needs no root and no containers
+	$(GO) vet ./...
+	$(GO) test -timeout 20m ./...
+
+race: ## run the tests with the race detector
+	$(GO) test -race -timeout 30m ./...
+
+FUZZTIME ?= 10s
+fuzz: ## fuzz every parser of strangers' bytes, FUZZTIME each
+	$(GO) run ./test/fuzz -fuzztime $(FUZZTIME)
+
+bench: build ## measure, and rewrite docs/reference/performance.md
+	$(GO) run ./test/bench -graphene bin/graphene -out docs/reference/performance.md
+
+lint: ## vet and lint
+	$(GO) vet ./...
+	$(TOOL) golangci-lint run
+
+generate: ## rewrite generated files: reference pages and golden files
+	$(GO) generate ./...
+
+check: lint test race ## what the continuous integration runs
+
+help: ## show this list
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
