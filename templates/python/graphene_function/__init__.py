@@ -1,0 +1,1 @@
+"""Runs a Python function for the watchdog."""
