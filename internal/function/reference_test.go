@@ -1,0 +1,40 @@
+package function_test
+
+import (
+	"bytes"
+	"fmt"
+	"testing"
+
+	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/testkit"
+)
+
+// TestTheReferenceOfSettingsIsTrue keeps docs/reference/function.md in step
+// with the code.
+func TestTheReferenceOfSettingsIsTrue(t *testing.T) {
+	var b bytes.Buffer
+	b.WriteString(`# Settings of a function
+
+Generated from the code by ` + "`make generate`" + `; do not edit.
+
+Each setting can be written in three ways, of which the first found counts: as a key of the function in stack.yaml
+(sent as the annotation), as the annotation itself by any OpenFaaS client, or as an environment variable of the
+function. The watchdog gets all of them as environment variables. Times are whole seconds (` + "`90`" + `) or Go's notation
+(` + "`1m30s`" + `); amounts of memory are Kubernetes quantities (` + "`500M`, `64Mi`" + `).
+
+| stack.yaml and environment | annotation | type | default | meaning |
+|---|---|---|---|---|
+`)
+	for _, s := range function.ListSettings() {
+		fmt.Fprintf(&b, "| `%s` | `%s` | %s | %s | %s |\n", s.Name, s.Annotation, s.Type, s.Default, s.Doc)
+	}
+	b.WriteString(`
+OpenFaaS's own labels keep their names:
+
+| label | default | meaning |
+|---|---|---|
+| ` + "`com.openfaas.scale.min`" + ` | 1 | replicas started at a deploy, and woken from zero |
+| ` + "`com.openfaas.scale.max`" + ` | – | most replicas; refused when below the minimum |
+`)
+	testkit.Golden(t, "../../docs/reference/function.md", b.Bytes())
+}
