@@ -53,10 +53,11 @@ type Command struct {
 	// Zero means [DefaultMaxLine].
 	MaxLine int
 
-	// DieWithParent has the kernel kill the child when this process dies in
-	// whatever way. It works on Linux and is ignored elsewhere. The kernel
-	// clears it when the child changes its credentials.
-	DieWithParent bool
+	// OnParentDeath is sent to the child by the kernel when this process dies,
+	// in whatever way; zero means nothing is sent. It works on Linux and is
+	// ignored elsewhere. The kernel forgets it when the child changes its
+	// credentials.
+	OnParentDeath syscall.Signal
 
 	// Attr adds attributes such as credentials or namespaces. Start copies it
 	// and sets Setpgid, unless there is Setsid.
@@ -81,7 +82,7 @@ func Start(c Command) (*Child, error) {
 	}
 	cmd := exec.Command(c.Args[0], c.Args[1:]...)
 	cmd.Dir, cmd.Env, cmd.ExtraFiles = c.Dir, c.Env, c.Files
-	cmd.SysProcAttr = attributes(c.Attr, c.DieWithParent)
+	cmd.SysProcAttr = attributes(c.Attr, c.OnParentDeath)
 
 	var pumps sync.WaitGroup
 	var readers []*os.File
@@ -206,7 +207,7 @@ func (c *Child) reap() error {
 }
 
 // attributes copies attr and adds what every child has.
-func attributes(attr *syscall.SysProcAttr, dieWithParent bool) *syscall.SysProcAttr {
+func attributes(attr *syscall.SysProcAttr, onParentDeath syscall.Signal) *syscall.SysProcAttr {
 	var a syscall.SysProcAttr
 	if attr != nil {
 		a = *attr
@@ -214,8 +215,8 @@ func attributes(attr *syscall.SysProcAttr, dieWithParent bool) *syscall.SysProcA
 	if !a.Setsid { // a session's leader leads a group already
 		a.Setpgid = true
 	}
-	if dieWithParent {
-		setDeathSignal(&a)
+	if onParentDeath != 0 {
+		setDeathSignal(&a, onParentDeath)
 	}
 	return &a
 }

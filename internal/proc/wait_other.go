@@ -7,4 +7,4 @@ import "syscall"
 // awaitExit returns false: there is no portable way to wait and not reap.
 func awaitExit(int) bool { return false }
 
-func setDeathSignal(*syscall.SysProcAttr) {}
+func setDeathSignal(*syscall.SysProcAttr, syscall.Signal) {}
