@@ -39,10 +39,10 @@ func main() {
 
 // calls are what the demo asks the examples, after they are deployed.
 var calls = []struct {
-	say    string // what the reader should look for
-	path   string
-	file   string // body from a file, or
-	body   string // from here
+	say  string // what the reader should look for
+	path string
+	file string // body from a file, or
+	body string // from here
 }{
 	{say: "A plain Python handler.", path: "/function/hello", body: "newcomer"},
 	{say: "A classifier that was trained when its image was built, and loaded once.", path: "/function/wine",

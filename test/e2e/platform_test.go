@@ -1,0 +1,255 @@
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// graphene is the program under test, built once by TestMain.
+var graphene string
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "graphene-e2e-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		graphene = filepath.Join(dir, "graphene")
+		build := exec.Command("go", "build", "-o", graphene, "../../cli/cmd/graphene")
+		build.Stderr = os.Stderr
+		if err := build.Run(); err != nil {
+			fmt.Fprintf(os.Stderr, "build graphene: %v\n", err)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// A platform is one `graphene serve` with a data directory and a command line
+// logged in to it.
+type platform struct {
+	t    *testing.T
+	dir  string // home of everything: data, cli configuration, work
+	data string
+	url  string
+	cmd  *exec.Cmd
+	log  *lockedBuffer
+	done chan struct{}
+}
+
+// start runs a platform in a fresh directory until the test ends.
+func start(t *testing.T, flags ...string) *platform {
+	t.Helper()
+	// Not t.TempDir: its path is long and, as root, closed to the users that
+	// replicas run as.
+	dir, err := os.MkdirTemp("", "gr-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p := &platform{t: t, dir: dir, data: filepath.Join(dir, "data")}
+	t.Cleanup(func() {
+		p.stop()
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	p.start(flags...)
+	return p
+}
+
+var readyLine = regexp.MustCompile(`ready at (http://\S+)`)
+
+func (p *platform) start(flags ...string) {
+	p.t.Helper()
+	p.log, p.done = &lockedBuffer{}, make(chan struct{})
+	listen := "127.0.0.1:0"
+	if p.url != "" {
+		listen = strings.TrimPrefix(p.url, "http://") // a restart keeps its address
+	}
+	args := append([]string{"serve", "--listen", listen, "--metrics-listen", "127.0.0.1:0", "--data-dir", p.data}, flags...)
+	p.cmd = exec.Command(graphene, args...)
+	p.cmd.Env, p.cmd.Stderr = p.environ(), p.log
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	ready := make(chan string, 1)
+	go func() {
+		defer close(p.done)
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			fmt.Fprintln(p.log, lines.Text())
+			if m := readyLine.FindStringSubmatch(lines.Text()); m != nil {
+				ready <- m[1]
+			}
+		}
+		_ = p.cmd.Wait() // the state says how it ended
+	}()
+	select {
+	case p.url = <-ready:
+	case <-p.done:
+		p.t.Fatalf("graphene serve ended: %v\n%s", p.cmd.ProcessState, p.log)
+	case <-time.After(time.Minute):
+		p.t.Fatalf("graphene serve is not ready after a minute\n%s", p.log)
+	}
+}
+
+// stop ends the platform as an operator would and shows its log when the test
+// has failed.
+func (p *platform) stop() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
+	select {
+	case <-p.done:
+	case <-time.After(time.Minute):
+		p.t.Errorf("graphene serve does not stop")
+		_ = p.cmd.Process.Kill()
+		<-p.done
+	}
+	if p.t.Failed() {
+		p.t.Logf("platform's log:\n%s", p.log)
+	}
+}
+
+// kill ends the platform as a power cut would.
+func (p *platform) kill() {
+	p.t.Helper()
+	if err := p.cmd.Process.Kill(); err != nil {
+		p.t.Fatal(err)
+	}
+	<-p.done
+}
+
+func (p *platform) environ() []string {
+	env := append(os.Environ(), "OPENFAAS_CONFIG="+filepath.Join(p.dir, "cli"), "NO_COLOR=1")
+	if p.url != "" {
+		env = append(env, "OPENFAAS_URL="+p.url)
+	}
+	return env
+}
+
+// work is the directory in which commands run.
+func (p *platform) work() string {
+	dir := filepath.Join(p.dir, "work")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		p.t.Fatal(err)
+	}
+	return dir
+}
+
+// try runs one command line and returns what it printed and how it ended.
+func (p *platform) try(stdin string, args ...string) (stdout, stderr string, code int) {
+	p.t.Helper()
+	cmd := exec.CommandContext(p.t.Context(), graphene, args...)
+	cmd.Dir, cmd.Env, cmd.Stdin = p.work(), p.environ(), strings.NewReader(stdin)
+	var o, e bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &o, &e
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		p.t.Fatal(err)
+	}
+	return o.String(), e.String(), cmd.ProcessState.ExitCode()
+}
+
+// cli runs one command line that must succeed and returns what it printed.
+func (p *platform) cli(args ...string) string {
+	p.t.Helper()
+	stdout, stderr, code := p.try("", args...)
+	if code != 0 {
+		p.t.Fatalf("graphene %s: exit %d\n%s%s", strings.Join(args, " "), code, stdout, stderr)
+	}
+	return stdout
+}
+
+// write puts a file into the working directory.
+func (p *platform) write(name, text string) {
+	p.t.Helper()
+	path := filepath.Join(p.work(), name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// password is that of the administrator.
+func (p *platform) password() string {
+	p.t.Helper()
+	text, err := os.ReadFile(filepath.Join(p.data, "auth", "basic-auth-password"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// An answer is a whole HTTP response.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// do sends one request; paths under /system carry the password.
+func (p *platform) do(method, path, body string, header ...string) (answer, error) {
+	req, err := http.NewRequestWithContext(p.t.Context(), method, p.url+path, strings.NewReader(body))
+	if err != nil {
+		return answer{}, err
+	}
+	if strings.HasPrefix(path, "/system") {
+		req.SetBasicAuth("admin", p.password())
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return answer{}, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header, string(text)}, err
+}
+
+// call sends one request that must be answered with status and returns the
+// answer.
+func (p *platform) call(status int, method, path, body string, header ...string) answer {
+	p.t.Helper()
+	a, err := p.do(method, path, body, header...)
+	if err != nil {
+		p.t.Fatalf("%s %s: %v", method, path, err)
+	}
+	if a.status != status {
+		p.t.Fatalf("%s %s = %d %q, want %d", method, path, a.status, a.body, status)
+	}
+	return a
+}
+
+// eventually waits until ok returns true.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within a minute", what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
