@@ -1,6 +1,11 @@
 package web
 
-import "context"
+import (
+	"context"
+	"net/http"
+
+	"github.com/google/uuid"
+)
 
 // Headers of the wire contract.
 const (
@@ -8,6 +13,9 @@ const (
 	HeaderStartTime = "X-Start-Time"        // nanoseconds since 1970, when the gateway took the call
 	HeaderInternal  = "X-Openfaas-Internal" // which part of the platform made this error; never a function's own
 )
+
+// maxCallID is the longest id taken over from a caller.
+const maxCallID = 128
 
 type callIDKey struct{}
 
@@ -20,4 +28,36 @@ func WithCallID(ctx context.Context, id string) context.Context {
 func CallID(ctx context.Context) string {
 	id, _ := ctx.Value(callIDKey{}).(string)
 	return id
+}
+
+// NewCallID returns an id that nobody else has.
+func NewCallID() string { return uuid.NewString() }
+
+// ValidCallID reports whether an id that came from outside may be used: at
+// most 128 printable ASCII characters, none of them a space.
+func ValidCallID(id string) bool {
+	if id == "" || len(id) > maxCallID {
+		return false
+	}
+	for i := range len(id) {
+		if id[i] <= ' ' || id[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// IdentifyCalls gives every request a call id: the caller's own where that is
+// valid, else a new one. The id is in the request's context, in its header
+// and in the answer's.
+func IdentifyCalls(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := r.Header.Get(HeaderCallID)
+		if !ValidCallID(id) {
+			id = NewCallID()
+			r.Header.Set(HeaderCallID, id)
+		}
+		w.Header().Set(HeaderCallID, id)
+		next.ServeHTTP(w, r.WithContext(WithCallID(r.Context(), id)))
+	})
 }

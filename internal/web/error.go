@@ -21,6 +21,9 @@ import (
 // went away before the answer. It is never sent: nobody is there to read it.
 const StatusClientClosedRequest = 499
 
+// internalText is all that a caller learns of an error nobody foresaw.
+const internalText = "internal error; the platform's log has the details"
+
 // statuses is the one table between kinds of errors and HTTP statuses, read
 // in both directions.
 var statuses = []struct {
@@ -53,9 +56,16 @@ func Status(err error) int {
 	return http.StatusInternalServerError
 }
 
-// Kind returns the kind that status stands for. Statuses outside the table
-// are fault.Invalid below 500 and fault.Internal from there.
+// Kind returns the kind that status stands for. Of the statuses outside the
+// table, those a proxy makes are what they mean; the others are fault.Invalid
+// below 500 and fault.Internal from there.
 func Kind(status int) fault.Kind {
+	switch status {
+	case http.StatusBadGateway:
+		return fault.Unavailable
+	case http.StatusRequestTimeout:
+		return fault.Timeout
+	}
 	for _, s := range statuses {
 		if s.status == status {
 			return s.kind
@@ -93,7 +103,7 @@ func WriteError(w http.ResponseWriter, r *http.Request, log *slog.Logger, err er
 	if status == http.StatusInternalServerError {
 		log.Error("request failed", "method", r.Method, "path", r.URL.Path, "call_id", CallID(r.Context()), "err", err)
 		if fault.KindOf(err) == fault.Internal {
-			text = "internal error; the platform's log has the details"
+			text = internalText
 		}
 	}
 	if retry, ok := errors.AsType[*Retry](err); ok {

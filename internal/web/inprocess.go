@@ -5,14 +5,16 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"sync"
 )
 
 // InProcess returns a transport that calls h instead of a network: the same
 // encoding, the same errors, no port. Answers stream: RoundTrip returns with
 // the headers, and the body is what h writes from then on. Closing the body,
-// or cancelling the request, cancels the context h sees; h's goroutine ends
-// when h returns.
+// or cancelling the request, cancels the context h sees and fails its writes;
+// h's goroutine ends when h returns. A panic of h is RoundTrip's error, or the
+// body's if the answer had begun.
 func InProcess(h http.Handler) http.RoundTripper { return inProcess{h} }
 
 type inProcess struct{ h http.Handler }
@@ -20,7 +22,7 @@ type inProcess struct{ h http.Handler }
 func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx, cancel := context.WithCancel(r.Context())
 	body, w := io.Pipe()
-	rw := &pipeWriter{header: http.Header{}, body: w, ready: make(chan struct{})}
+	rw := &pipeWriter{header: http.Header{}, body: w, head: r.Method == http.MethodHead, ready: make(chan struct{})}
 
 	in := r.Clone(ctx)
 	in.RequestURI = r.URL.RequestURI()
@@ -31,9 +33,7 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 	if in.Body == nil {
 		in.Body = http.NoBody
 	}
-	done := make(chan struct{})
 	go func() {
-		defer close(done)
 		defer cancel()
 		defer in.Body.Close()
 		defer func() {
@@ -49,12 +49,13 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 
 	select {
 	case <-rw.ready:
-	case <-ctx.Done():
-		<-done // the request's body must not be read after RoundTrip returned an error
-		return nil, context.Cause(ctx)
+	case <-r.Context().Done():
+		// h may be writing, and nobody will read it.
+		body.CloseWithError(context.Cause(r.Context()))
+		cancel()
+		return nil, context.Cause(r.Context())
 	}
 	if rw.err != nil {
-		<-done
 		return nil, rw.err
 	}
 	return &http.Response{
@@ -65,14 +66,15 @@ func (t inProcess) RoundTrip(r *http.Request) (*http.Response, error) {
 		ProtoMinor:    1,
 		Header:        rw.sent,
 		Body:          &pipeBody{PipeReader: body, cancel: cancel},
-		ContentLength: contentLength(rw.sent, r.Method),
+		ContentLength: contentLength(rw.sent),
 		Request:       r,
 	}, nil
 }
 
-func contentLength(h http.Header, method string) int64 {
-	var n int64
-	if _, err := fmt.Sscan(h.Get("Content-Length"), &n); err != nil || method == http.MethodHead {
+// contentLength returns what h says of the answer's length, or -1.
+func contentLength(h http.Header) int64 {
+	n, err := strconv.ParseInt(h.Get("Content-Length"), 10, 64)
+	if err != nil || n < 0 {
 		return -1
 	}
 	return n
@@ -91,6 +93,7 @@ func (b *pipeBody) Close() error {
 type pipeWriter struct {
 	header http.Header
 	body   *io.PipeWriter
+	head   bool // the request is a HEAD: what h writes is not for the caller
 	once   sync.Once
 	ready  chan struct{} // closed when status, sent and err are set
 	status int
@@ -112,6 +115,12 @@ func (w *pipeWriter) WriteHeader(status int) {
 
 func (w *pipeWriter) Write(p []byte) (int, error) {
 	w.WriteHeader(http.StatusOK)
+	switch {
+	case w.status == http.StatusNoContent, w.status == http.StatusNotModified:
+		return 0, http.ErrBodyNotAllowed
+	case w.head:
+		return len(p), nil
+	}
 	return w.body.Write(p)
 }
 

@@ -1,12 +1,15 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -21,32 +24,42 @@ type ServeOptions struct {
 	// ReadTimeout and WriteTimeout bound whole requests and answers; 0 is no
 	// bound. Handlers of long streams lift them by http.ResponseController.
 	ReadTimeout, WriteTimeout time.Duration
+	// IdleTimeout bounds how long a connection without a request is kept; 0
+	// is two minutes.
+	IdleTimeout time.Duration
 	// MaxHeaderBytes bounds a request's headers; 0 is 1 MiB.
 	MaxHeaderBytes int
 	// Log takes the server's own complaints, such as TLS handshakes that fail.
 	Log *slog.Logger
 }
 
+// stragglers is how long a handler whose connection was cut may take to
+// notice.
+const stragglers = 5 * time.Second
+
 // Serve answers requests on ln with h, over HTTP/1 and HTTP/2 without TLS,
-// until ctx ends; then it stops accepting, waits for the requests in flight
-// as long as o.Drain allows, and closes what is left. It returns nil when
-// that was ctx's doing. It closes ln in any case.
+// until ctx ends; then it stops accepting and waits for the requests in
+// flight, upgraded connections among them, as long as o.Drain allows. What is
+// left then is cut off: connections close and contexts end. Serve returns
+// when every handler has, with nil if the end was ctx's doing. It closes ln in
+// any case.
 func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
+	// Requests outlive ctx while they drain, so they do not inherit its end.
+	requests, cutOff := context.WithCancel(context.WithoutCancel(ctx))
+	defer cutOff()
+	running := newInFlight()
 	srv := &http.Server{
-		Handler:           h,
+		Handler:           running.count(h),
 		Protocols:         &protocols,
-		ReadHeaderTimeout: o.ReadHeaderTimeout,
+		ReadHeaderTimeout: cmp.Or(o.ReadHeaderTimeout, 10*time.Second),
 		ReadTimeout:       o.ReadTimeout,
 		WriteTimeout:      o.WriteTimeout,
+		IdleTimeout:       cmp.Or(o.IdleTimeout, 2*time.Minute),
 		MaxHeaderBytes:    o.MaxHeaderBytes,
-		// Requests outlive ctx while they drain, so they do not inherit its end.
-		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
-	}
-	if srv.ReadHeaderTimeout == 0 {
-		srv.ReadHeaderTimeout = 10 * time.Second
+		BaseContext:       func(net.Listener) context.Context { return requests },
 	}
 	if o.Log != nil {
 		srv.ErrorLog = slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug)
@@ -56,15 +69,72 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions)
 	go func() { served <- srv.Serve(ln) }()
 	select {
 	case err := <-served:
-		return fmt.Errorf("serve %s: %w", ln.Addr(), err)
+		srv.Close()
+		cutOff()
+		return errors.Join(fmt.Errorf("serve %s: %w", ln.Addr(), err), running.end(ctx))
 	case <-ctx.Done():
 	}
-	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.Drain)
+	drain, cancel := context.WithTimeout(requests, o.Drain)
 	defer cancel()
 	err := srv.Shutdown(drain)
+	if err == nil {
+		// Shutdown forgets upgraded connections; their handlers still run.
+		err = running.wait(drain)
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = srv.Close()
 	}
 	<-served
-	return err
+	cutOff()
+	return errors.Join(err, running.end(ctx))
+}
+
+// inFlight counts the handlers that run, and says when there are none left.
+type inFlight struct {
+	n       atomic.Int64 // handlers, and one for the server until it stops
+	stop    sync.Once    // takes the server's own one away
+	reached sync.Once    // guards the closing of idle
+	idle    chan struct{}
+}
+
+func newInFlight() *inFlight {
+	f := &inFlight{idle: make(chan struct{})}
+	f.n.Store(1)
+	return f
+}
+
+func (f *inFlight) count(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.n.Add(1)
+		defer f.leave()
+		h.ServeHTTP(w, r)
+	})
+}
+
+func (f *inFlight) leave() {
+	if f.n.Add(-1) == 0 {
+		f.reached.Do(func() { close(f.idle) })
+	}
+}
+
+// wait returns once no handler runs, or with ctx's error. The server has
+// stopped accepting by then.
+func (f *inFlight) wait(ctx context.Context) error {
+	f.stop.Do(f.leave)
+	select {
+	case <-f.idle:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// end waits for handlers whose connections are gone.
+func (f *inFlight) end(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stragglers)
+	defer cancel()
+	if f.wait(ctx) != nil {
+		return fmt.Errorf("%d requests are still handled %v after their connections were cut", f.n.Load(), stragglers)
+	}
+	return nil
 }
