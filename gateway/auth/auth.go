@@ -1,0 +1,78 @@
+// Package auth finds out who sent a request and decides what they may do.
+//
+// An [Authenticator] turns a request into a [Caller] or refuses it; [May]
+// decides, from the caller, an [Action] and a [Resource] alone. Everything is
+// refused that nothing allows: a request without a caller may do nothing. The
+// rest of the platform sees callers and never credentials.
+//
+// Start with [EnsureCredentials] and [NewBasic] for the built-in
+// administrator.
+package auth
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/graphene-faas/graphene/internal/fault"
+)
+
+// A Caller is who sent a request. The zero Caller is nobody.
+type Caller struct {
+	// Subject names the caller in logs.
+	Subject string
+	// Admin callers may do everything.
+	Admin bool
+}
+
+// An Authenticator finds out who sent a request. Implementations are safe for
+// concurrent use.
+type Authenticator interface {
+	// Authenticate returns who sent r. Without credentials of the kind it
+	// understands it returns ErrNone; credentials that are wrong are another
+	// error of kind fault.Unauthenticated, whose text goes to the caller and
+	// says nothing about what would be right.
+	Authenticate(r *http.Request) (Caller, error)
+}
+
+// ErrNone says that a request carries no credentials an authenticator
+// understands.
+var ErrNone = fault.Unauthenticated.Errorf("invalid credentials")
+
+// A Chain asks its members in order. The first that finds credentials of its
+// kind decides, whether they are right or wrong. An empty chain knows nobody.
+type Chain []Authenticator
+
+// Authenticate implements [Authenticator].
+func (c Chain) Authenticate(r *http.Request) (Caller, error) {
+	for _, a := range c {
+		caller, err := a.Authenticate(r)
+		if !errors.Is(err, ErrNone) {
+			return caller, err
+		}
+	}
+	return Caller{}, ErrNone
+}
+
+// Open takes everybody for the administrator. It is for installations whose
+// operator has switched authentication off.
+type Open struct{}
+
+// Authenticate implements [Authenticator].
+func (Open) Authenticate(*http.Request) (Caller, error) {
+	return Caller{Subject: "anonymous", Admin: true}, nil
+}
+
+type callerKey struct{}
+
+// WithCaller returns a context in which [CallerOf] returns c.
+func WithCaller(ctx context.Context, c Caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
+}
+
+// CallerOf returns who sent the request ctx belongs to; nobody if that was not
+// found out.
+func CallerOf(ctx context.Context) Caller {
+	c, _ := ctx.Value(callerKey{}).(Caller)
+	return c
+}

@@ -1,0 +1,64 @@
+package auth
+
+import (
+	"cmp"
+
+	"github.com/graphene-faas/graphene/internal/fault"
+)
+
+// An Action is something a caller can ask for, in the words of OpenFaaS
+// policies.
+type Action string
+
+// The actions.
+const (
+	FunctionList   Action = "Function:List"
+	FunctionGet    Action = "Function:Get"
+	FunctionCreate Action = "Function:Create"
+	FunctionUpdate Action = "Function:Update"
+	FunctionDelete Action = "Function:Delete"
+	FunctionScale  Action = "Function:Scale"
+	FunctionLogs   Action = "Function:Logs"
+	FunctionInvoke Action = "Function:Invoke"
+
+	SecretList   Action = "Secret:List"
+	SecretCreate Action = "Secret:Create"
+	SecretUpdate Action = "Secret:Update"
+	SecretDelete Action = "Secret:Delete"
+
+	NamespaceList   Action = "Namespace:List"
+	NamespaceGet    Action = "Namespace:Get"
+	NamespaceCreate Action = "Namespace:Create"
+	NamespaceUpdate Action = "Namespace:Update"
+	NamespaceDelete Action = "Namespace:Delete"
+
+	SystemInfo Action = "System:Info"
+)
+
+// A Resource is what an action is about: a namespace, or one function in it.
+// The zero Resource is the platform as a whole.
+type Resource struct {
+	Namespace string
+	Name      string
+}
+
+// String returns "*", "NAMESPACE:*" or "NAMESPACE:NAME".
+func (r Resource) String() string {
+	if r.Namespace == "" {
+		return "*"
+	}
+	return r.Namespace + ":" + cmp.Or(r.Name, "*")
+}
+
+// May returns nil if c may do action to resource, and else an error of kind
+// fault.Denied, or fault.Unauthenticated where nobody asks. An action that is
+// not declared is refused to all but administrators.
+func May(c Caller, action Action, resource Resource) error {
+	switch {
+	case c == Caller{}:
+		return ErrNone
+	case c.Admin:
+		return nil
+	}
+	return fault.Denied.Errorf("%s may not do %s on %s", c.Subject, action, resource)
+}
