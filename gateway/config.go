@@ -1,0 +1,117 @@
+package gateway
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/openfaas/faas-provider/types"
+
+	"github.com/graphene-faas/graphene/gateway/auth"
+	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/function"
+)
+
+// Config is what a gateway of its own reads from its environment. The names
+// are OpenFaaS's where OpenFaaS has one.
+type Config struct {
+	Listen          string            `env:"listen" envDefault:":8080" doc:"address the API and functions are served on"`
+	MetricsListen   string            `env:"metrics_listen" envDefault:":8082" doc:"address Prometheus metrics are served on; \"none\" serves them nowhere"`
+	ProviderURL     string            `env:"functions_provider_url,required" doc:"where the provider answers"`
+	Namespace       string            `env:"function_namespace" envDefault:"openfaas-fn" doc:"namespace of functions that name none"`
+	BasicAuth       bool              `env:"basic_auth" envDefault:"true" doc:"ask for a user name and a password; false lets everybody do everything"`
+	SecretMountPath string            `env:"secret_mount_path" envDefault:"/run/secrets/" doc:"directory of the files basic-auth-user and basic-auth-password"`
+	ReadTimeout     function.Duration `env:"read_timeout" envDefault:"60s" doc:"longest time a request to the management API may take to arrive"`
+	WriteTimeout    function.Duration `env:"write_timeout" envDefault:"60s" doc:"longest time an answer of the management API may take; followed logs are exempt"`
+	UpstreamTimeout function.Duration `env:"upstream_timeout" envDefault:"60s" doc:"longest time the provider may take to answer"`
+	DrainTimeout    function.Duration `env:"drain_timeout" envDefault:"25s" doc:"longest time requests in flight may take when the gateway stops"`
+	MaxHeaderBytes  int               `env:"max_header_bytes" envDefault:"1048576" doc:"longest headers of a request, in bytes"`
+	MaxBody         function.Bytes    `env:"max_body" envDefault:"0" doc:"longest body of a call, in bytes; 0 is no limit"`
+	MaxAPIBody      function.Bytes    `env:"max_api_body" envDefault:"1Mi" doc:"longest request to the management API, in bytes"`
+	MaxWaiting      int               `env:"max_waiting" envDefault:"1000" doc:"calls that may wait for a busy or sleeping function"`
+	AccessLog       bool              `env:"access_log" envDefault:"false" doc:"log every call of a function too; the management API is always logged"`
+}
+
+// Options opens what c names: listeners, credentials, the way to the provider.
+// What it has opened when it fails is closed again.
+func (c Config) Options(log *slog.Logger, version types.VersionInfo) (Options, error) {
+	provider, err := url.Parse(c.ProviderURL)
+	if err != nil || provider.Host == "" {
+		return Options{}, fault.Invalid.Errorf("functions_provider_url is %q, want a URL such as http://127.0.0.1:8081", c.ProviderURL)
+	}
+	var who auth.Authenticator = auth.Open{}
+	if c.BasicAuth {
+		user, password, err := auth.ReadCredentials(c.SecretMountPath)
+		if err != nil {
+			return Options{}, err
+		}
+		who = auth.NewBasic(user, password)
+	}
+	public, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return Options{}, err
+	}
+	var private net.Listener
+	if c.MetricsListen != "none" {
+		if private, err = net.Listen("tcp", c.MetricsListen); err != nil {
+			public.Close()
+			return Options{}, err
+		}
+	}
+	return Options{
+		Listener:        public,
+		MetricsListener: private,
+		Provider:        http.DefaultTransport.(*http.Transport).Clone(),
+		ProviderURL:     provider,
+		Authenticator:   who,
+		Namespace:       c.Namespace,
+		Version:         version,
+		ReadTimeout:     c.ReadTimeout.Std(),
+		WriteTimeout:    c.WriteTimeout.Std(),
+		UpstreamTimeout: c.UpstreamTimeout.Std(),
+		Drain:           c.DrainTimeout.Std(),
+		MaxHeaderBytes:  c.MaxHeaderBytes,
+		MaxBody:         int64(c.MaxBody),
+		MaxAPIBody:      int64(c.MaxAPIBody),
+		MaxWaiting:      c.MaxWaiting,
+		AccessLog:       c.AccessLog,
+		Log:             log,
+	}, nil
+}
+
+// Options say what a gateway consists of. Zero values mean the default that
+// the field's comment names.
+type Options struct {
+	Listener        net.Listener // for callers; Run closes it
+	MetricsListener net.Listener // for Prometheus; Run closes it; nil serves no metrics
+
+	Provider    http.RoundTripper // carries requests to the provider
+	ProviderURL *url.URL          // where the provider answers; nil is http://provider, for a Provider that needs no address
+
+	// Authenticator finds out who sends the requests that need to be allowed;
+	// nil knows nobody, and then nobody may do anything.
+	Authenticator auth.Authenticator
+	// Registry serves an OCI registry under /v2/, to callers who may deploy;
+	// nil is none.
+	Registry http.Handler
+
+	Namespace string // of functions that name none; "" is function.DefaultNamespace
+	Version   types.VersionInfo
+	// Target says what functions must be built for; nil says nothing.
+	Target func(context.Context) (function.Target, error)
+
+	ReadTimeout     time.Duration // of requests to the management API; 0 is a minute
+	WriteTimeout    time.Duration // of answers of the management API; 0 is a minute
+	UpstreamTimeout time.Duration // of the provider; 0 is a minute
+	Drain           time.Duration // for requests in flight when Run's context ends; 0 cuts them off
+	MaxHeaderBytes  int           // of one request; 0 is 1 MiB
+	MaxBody         int64         // of one call of a function; 0 is no limit
+	MaxAPIBody      int64         // of one request to the management API; 0 is 1 MiB
+	MaxWaiting      int           // calls that wait for one function; 0 is 1000
+
+	AccessLog bool // also log calls of functions, one line each
+	Log       *slog.Logger
+}

@@ -1,0 +1,107 @@
+// Package gateway is the front door of the platform, assembled: functions
+// under /function, their management under /system, an OCI registry under /v2.
+//
+// The parts do not know each other. Package invoke carries calls to functions,
+// api answers the management requests, auth knows who may, metrics counts;
+// they meet here. The route table in routes.go is the whole of what can be
+// reached; everything but the few open routes is refused to callers nobody
+// knows.
+//
+// Start with [New] and keep [Gateway.Run] running.
+package gateway
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/graphene-faas/graphene/gateway/api"
+	"github.com/graphene-faas/graphene/gateway/auth"
+	"github.com/graphene-faas/graphene/gateway/metrics"
+	"github.com/graphene-faas/graphene/internal/web"
+)
+
+// A Gateway is one front door.
+type Gateway struct {
+	o       Options
+	api     *api.API
+	metrics *metrics.Metrics
+	handler http.Handler
+}
+
+// New assembles a gateway. It starts nothing.
+func New(o Options) *Gateway {
+	if o.ProviderURL == nil {
+		o.ProviderURL = &url.URL{Scheme: "http", Host: "provider"}
+	}
+	if o.Authenticator == nil {
+		o.Authenticator = auth.Chain{}
+	}
+	o.ReadTimeout = cmp.Or(o.ReadTimeout, time.Minute)
+	o.WriteTimeout = cmp.Or(o.WriteTimeout, time.Minute)
+
+	g := &Gateway{o: o}
+	g.metrics = metrics.New(nil)
+	g.api = api.New(api.Options{
+		Provider:    o.Provider,
+		ProviderURL: o.ProviderURL,
+		May: func(ctx context.Context, action, namespace, name string) error {
+			return auth.May(auth.CallerOf(ctx), auth.Action(action), auth.Resource{Namespace: namespace, Name: name})
+		},
+		Invocations: g.metrics.Invocations,
+		Version:     o.Version,
+		Target:      o.Target,
+		Namespace:   o.Namespace,
+		MaxBody:     o.MaxAPIBody,
+		Timeout:     o.UpstreamTimeout,
+		Log:         o.Log,
+	})
+	g.handler = g.routes()
+	return g
+}
+
+// Handler answers everything the gateway serves to callers. It is what Run
+// serves, for those who bring their own server.
+func (g *Gateway) Handler() http.Handler { return g.handler }
+
+// Run serves until ctx ends; then it stops accepting, lets the requests in
+// flight finish within Options.Drain, and returns nil. It returns an error
+// when a listener fails.
+func (g *Gateway) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return g.serve(ctx) })
+	group.Go(func() error { return g.serveMetrics(ctx) })
+	return group.Wait()
+}
+
+func (g *Gateway) serve(ctx context.Context) error {
+	// Calls of functions last as long as the function may take and streams as
+	// long as somebody listens, so the server bounds headers only; the
+	// management API bounds itself.
+	return web.Serve(ctx, g.o.Listener, g.handler, web.ServeOptions{
+		Drain:          g.o.Drain,
+		MaxHeaderBytes: g.o.MaxHeaderBytes,
+		Log:            g.o.Log,
+	})
+}
+
+func (g *Gateway) serveMetrics(ctx context.Context) error {
+	if g.o.MetricsListener == nil {
+		return nil
+	}
+	return web.Serve(ctx, g.o.MetricsListener, g.metricsRoutes(), web.ServeOptions{
+		ReadTimeout:  5 * time.Second,
+		WriteTimeout: 5 * time.Second,
+		Log:          g.o.Log,
+	})
+}
+
+// accessLog logs every request to h, at level.
+func (g *Gateway) accessLog(level slog.Level, h http.Handler) http.Handler {
+	return web.AccessLog(g.o.Log, level, h)
+}
