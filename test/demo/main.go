@@ -45,8 +45,7 @@ var calls = []struct {
 	body string // from here
 }{
 	{say: "A plain Python handler.", path: "/function/hello", body: "newcomer"},
-	{say: "A classifier that was trained when its image was built, and loaded once.", path: "/function/wine",
-		body: `{"features": [13.2, 1.78, 2.14, 11.2, 100.0, 2.65, 2.76, 0.26, 1.28, 4.38, 1.05, 3.4, 1050.0]}`},
+	{say: "A classifier that was trained when its image was built, and loaded once.", path: "/function/wine", file: "examples/wine/wine.json"},
 	{say: "A pretrained network that names the animal on a picture.", path: "/function/animals", file: "examples/animals/cat.jpg"},
 	{say: "A Go handler that answers while it is still reading.", path: "/function/stream", body: "3\n1\n4\n1\n5\n"},
 }
