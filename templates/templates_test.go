@@ -99,6 +99,20 @@ func TestTheRuntimeIsWhatABuildAdds(t *testing.T) {
 	}
 }
 
+func TestThePythonRuntimeIsWhole(t *testing.T) {
+	const dir = "python/graphene_function"
+	var want []string
+	for _, file := range list(t, os.DirFS(dir)) {
+		if strings.HasSuffix(file, ".py") {
+			want = append(want, "graphene_function/"+file)
+		}
+	}
+	template, _ := templates.Get("python3")
+	if diff := cmp.Diff(want, list(t, template.Runtime)); diff != "" {
+		t.Errorf("files of %s that are embedded (-want +got):\n%s", dir, diff)
+	}
+}
+
 func TestScaffoldMakesAFunctionWhoseTestsPass(t *testing.T) {
 	commands := map[templates.Kind][]string{
 		templates.Go:     {"go", "test", "./..."},

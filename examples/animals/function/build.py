@@ -140,9 +140,7 @@ class Network:
             [value("probabilities", TensorProto.FLOAT, ["N", len(bias)])],
             self.constants,
         )
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
-        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         checker.check_model(model, full_check=True)
         return model
 

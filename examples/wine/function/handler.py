@@ -75,9 +75,7 @@ def describe(model, wine, odds):
         "class": best,
         "cultivar": model["cultivars"][best],
         "probability": round(float(odds[best]), 4),
-        "probabilities": {
-            name: round(float(p), 4) for name, p in zip(model["cultivars"], odds)
-        },
+        "probabilities": {name: round(float(p), 4) for name, p in zip(model["cultivars"], odds)},
         # Where the model has never seen such a value, its answer is a guess.
         "unusual": [name for name, odd in zip(model["features"], strange) if odd],
     }
