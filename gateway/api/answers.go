@@ -30,7 +30,7 @@ func (a *API) listFunctions(w http.ResponseWriter, r *http.Request, s subject) e
 		relay(w, resp)
 		return nil
 	}
-	all := []types.FunctionStatus{}
+	var all []types.FunctionStatus
 	if err := json.NewDecoder(resp.Body).Decode(&all); err != nil {
 		return fmt.Errorf("read the provider's list of functions: %w", err)
 	}
@@ -41,6 +41,9 @@ func (a *API) listFunctions(w http.ResponseWriter, r *http.Request, s subject) e
 		}
 		all[i].InvocationCount = a.o.Invocations(ref)
 	}
+	if all == nil {
+		all = []types.FunctionStatus{} // clients range over it, null is not a list
+	}
 	web.WriteJSON(w, http.StatusOK, all)
 	return nil
 }
@@ -48,7 +51,9 @@ func (a *API) listFunctions(w http.ResponseWriter, r *http.Request, s subject) e
 // scale sets a function's number of replicas. The name in the path wins over
 // the one in the body.
 func (a *API) scale(w http.ResponseWriter, r *http.Request, s subject) error {
-	var want struct{ Replicas *uint64 }
+	var want struct {
+		Replicas *uint64 `json:"replicas"`
+	}
 	if err := web.Unmarshal(s.body, &want); err != nil {
 		return err
 	}

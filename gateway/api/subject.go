@@ -60,7 +60,9 @@ func (a *API) inPath(w http.ResponseWriter, r *http.Request) (subject, error) {
 	s.name = ref.Name
 	// The route has no slash behind the name, so the name ends the path.
 	s.path = r.URL.Path[:len(r.URL.Path)-len(raw)] + ref.Name
-	var body struct{ Namespace string }
+	var body struct {
+		Namespace string `json:"namespace"`
+	}
 	if err := a.readBody(w, r, &s, &body); err != nil {
 		return s, err
 	}
@@ -71,7 +73,11 @@ func (a *API) inPath(w http.ResponseWriter, r *http.Request) (subject, error) {
 // the name service, removals functionName.
 func (a *API) inBody(w http.ResponseWriter, r *http.Request) (subject, error) {
 	s := subject{path: r.URL.Path, query: r.URL.Query()}
-	var body struct{ Service, FunctionName, Namespace string }
+	var body struct {
+		Service      string `json:"service"`
+		FunctionName string `json:"functionName"`
+		Namespace    string `json:"namespace"`
+	}
 	if err := a.needBody(w, r, &s, &body); err != nil {
 		return s, err
 	}
@@ -91,7 +97,10 @@ func (a *API) inBody(w http.ResponseWriter, r *http.Request) (subject, error) {
 // secretInBody is for requests about a secret, which is allowed by namespace.
 func (a *API) secretInBody(w http.ResponseWriter, r *http.Request) (subject, error) {
 	s := subject{path: r.URL.Path, query: r.URL.Query()}
-	var body struct{ Name, Namespace string }
+	var body struct {
+		Name      string `json:"name"`
+		Namespace string `json:"namespace"`
+	}
 	if err := a.needBody(w, r, &s, &body); err != nil {
 		return s, err
 	}
@@ -104,7 +113,9 @@ func (a *API) secretInBody(w http.ResponseWriter, r *http.Request) (subject, err
 // namespaceInBody is for the creation of a namespace.
 func (a *API) namespaceInBody(w http.ResponseWriter, r *http.Request) (subject, error) {
 	s := subject{path: r.URL.Path, query: r.URL.Query()}
-	var body struct{ Name string }
+	var body struct {
+		Name string `json:"name"`
+	}
 	if err := a.needBody(w, r, &s, &body); err != nil {
 		return s, err
 	}
@@ -120,7 +131,9 @@ func (a *API) namespaceInPath(w http.ResponseWriter, r *http.Request) (subject, 
 		return s, err
 	}
 	s.path = "/system/namespace/" + s.namespace
-	var body struct{ Name string }
+	var body struct {
+		Name string `json:"name"`
+	}
 	if err := a.readBody(w, r, &s, &body); err != nil {
 		return s, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 
 	"github.com/graphene-faas/graphene/internal/fault"
 )
@@ -15,13 +16,28 @@ import (
 // generations. Errors are fault.Invalid, with the line and column, or
 // fault.TooLarge.
 func Decode(w http.ResponseWriter, r *http.Request, limit int64, v any) error {
+	body, err := ReadBody(w, r, limit)
+	if err != nil {
+		return err
+	}
+	return Unmarshal(body, v)
+}
+
+// ReadBody reads r's whole body. Errors are fault.TooLarge for one of more
+// than limit bytes, and fault.Invalid for one that ends early.
+func ReadBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return fault.TooLarge.Errorf("request body exceeds %d bytes", tooLarge.Limit)
+		return nil, fault.TooLarge.Errorf("request body exceeds %d bytes", tooLarge.Limit)
 	}
 	if err != nil {
-		return fault.Invalid.Errorf("read request body: %w", err)
+		return nil, fault.Invalid.Errorf("read request body: %w", err)
 	}
+	return body, nil
+}
+
+// Unmarshal reads a request's body into v as [Decode] does.
+func Unmarshal(body []byte, v any) error {
 	if err := json.Unmarshal(body, v); err != nil {
 		return fault.Invalid.Errorf("request body: %s", explainJSON(body, err))
 	}
@@ -38,9 +54,30 @@ func explainJSON(body []byte, err error) string {
 	}
 	if typ, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		line, column := position(body, typ.Offset)
-		return fmt.Sprintf("line %d, column %d: field %q is a JSON %s, want %s", line, column, typ.Field, typ.Value, typ.Type)
+		return fmt.Sprintf("line %d, column %d: field %q is a JSON %s, want %s", line, column, typ.Field, typ.Value, inWords(typ.Type))
 	}
 	return err.Error()
+}
+
+// inWords names a Go type for people who write JSON.
+func inWords(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		return "a whole number"
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		return "a whole number, 0 or more"
+	case reflect.Float32, reflect.Float64:
+		return "a number"
+	case reflect.String:
+		return "a string"
+	case reflect.Slice, reflect.Array:
+		return "an array"
+	case reflect.Map, reflect.Struct:
+		return "an object"
+	}
+	return t.String()
 }
 
 // position turns an offset, which counts the bytes read, into a line and a

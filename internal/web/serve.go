@@ -33,6 +33,24 @@ type ServeOptions struct {
 	Log *slog.Logger
 }
 
+type servingKey struct{}
+
+// UntilDrain returns a context that ends as ctx does, and also when the server
+// that took the request ctx belongs to begins to drain. It is for answers
+// without an end of their own, which would only use up the time a drain has.
+func UntilDrain(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	serving, ok := ctx.Value(servingKey{}).(context.Context)
+	if !ok {
+		return ctx, cancel
+	}
+	stop := context.AfterFunc(serving, cancel)
+	return ctx, func() {
+		stop()
+		cancel()
+	}
+}
+
 // stragglers is how long a handler whose connection was cut may take to
 // notice.
 const stragglers = 5 * time.Second
@@ -48,7 +66,7 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	// Requests outlive ctx while they drain, so they do not inherit its end.
-	requests, cutOff := context.WithCancel(context.WithoutCancel(ctx))
+	requests, cutOff := context.WithCancel(context.WithValue(context.WithoutCancel(ctx), servingKey{}, ctx))
 	defer cutOff()
 	running := newInFlight()
 	srv := &http.Server{
