@@ -220,7 +220,7 @@ func Scaffold(t Template, name, dir string) error {
 	return nil
 }
 
-func scaffold(files fs.FS, name, dir string) error {
+func scaffold(files fs.FS, name, dir string) (err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
@@ -228,7 +228,7 @@ func scaffold(files fs.FS, name, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { err = errors.Join(err, root.Close()) }()
 
 	err = fs.WalkDir(files, ".", func(file string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
