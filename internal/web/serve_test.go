@@ -1,0 +1,195 @@
+package web_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
+	"github.com/graphene-faas/graphene/internal/web"
+)
+
+// A server is one run of web.Serve.
+type server struct {
+	address string
+	stop    context.CancelFunc
+	ended   chan error
+}
+
+func serve(t *testing.T, h http.HandlerFunc, o web.ServeOptions) *server {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	s := &server{address: ln.Addr().String(), stop: stop, ended: make(chan error, 1)}
+	o.Log = testkit.Log(t)
+	go func() { s.ended <- web.Serve(ctx, ln, h, o) }()
+	t.Cleanup(stop)
+	return s
+}
+
+// send writes text on a new connection and returns a reader of what comes back.
+func (s *server) send(t *testing.T, text string) *bufio.Reader {
+	t.Helper()
+	conn, err := net.Dial("tcp", s.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	io.WriteString(conn, text)
+	return bufio.NewReader(conn)
+}
+
+const simple = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+func TestServeLetsRequestsInFlightFinish(t *testing.T) {
+	arrived, finish := make(chan struct{}), make(chan struct{})
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		close(arrived)
+		<-finish
+		if r.Context().Err() != nil {
+			t.Error("the request's context ended during the drain")
+		}
+		io.WriteString(w, "done")
+	}, web.ServeOptions{Drain: time.Hour})
+	answer := s.send(t, simple)
+	<-arrived
+	s.stop()
+	refused(t, s.address)
+	close(finish)
+	resp, err := http.ReadResponse(answer, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if body, err := io.ReadAll(resp.Body); string(body) != "done" || err != nil {
+		t.Errorf("answer %q, %v", body, err)
+	}
+	if err := <-s.ended; err != nil {
+		t.Errorf("Serve = %v", err)
+	}
+}
+
+// refused returns once address takes no connections any more.
+func refused(t *testing.T, address string) {
+	t.Helper()
+	for {
+		conn, err := net.Dial("tcp", address)
+		if err != nil {
+			return
+		}
+		conn.Close()
+	}
+}
+
+func TestServeCutsOffWhatOutlastsTheDrainAndWaitsForItsHandler(t *testing.T) {
+	for name, h := range map[string]func(w http.ResponseWriter, r *http.Request){
+		"ordinary": func(w http.ResponseWriter, r *http.Request) {},
+		"upgraded": func(w http.ResponseWriter, r *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			context.AfterFunc(r.Context(), func() { conn.Close() })
+		},
+	} {
+		arrived, returned := make(chan struct{}), make(chan struct{})
+		s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			defer close(returned)
+			h(w, r)
+			close(arrived)
+			<-r.Context().Done()
+		}, web.ServeOptions{Drain: time.Millisecond})
+		answer := s.send(t, simple)
+		<-arrived
+		s.stop()
+		if err := <-s.ended; err != nil {
+			t.Errorf("%s: Serve = %v", name, err)
+		}
+		select {
+		case <-returned:
+		default:
+			t.Errorf("%s: Serve returned before the handler did", name)
+		}
+		if _, err := answer.ReadByte(); err == nil {
+			t.Errorf("%s: the connection is still open", name)
+		}
+	}
+}
+
+func TestAnEndlessAnswerEndsWhenTheDrainBegins(t *testing.T) {
+	arrived := make(chan struct{})
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := web.UntilDrain(r.Context())
+		defer cancel()
+		close(arrived)
+		<-ctx.Done()
+		if r.Context().Err() != nil {
+			t.Error("the request was cut off")
+		}
+		io.WriteString(w, "bye")
+	}, web.ServeOptions{Drain: time.Hour})
+	answer := s.send(t, simple)
+	<-arrived
+	s.stop()
+	resp, err := http.ReadResponse(answer, nil)
+	if err != nil || resp.StatusCode != 200 {
+		t.Errorf("%v, %v", resp, err)
+	}
+	if err := <-s.ended; err != nil {
+		t.Errorf("Serve = %v", err)
+	}
+}
+
+func TestUntilDrainOutsideAServerEndsWithItsContext(t *testing.T) {
+	parent, stop := context.WithCancel(t.Context())
+	ctx, cancel := web.UntilDrain(parent)
+	defer cancel()
+	stop()
+	<-ctx.Done()
+}
+
+func TestServeSpeaksHTTP2WithoutTLS(t *testing.T) {
+	s := serve(t, func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Proto) }, web.ServeOptions{Drain: time.Hour})
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	transport := &http.Transport{Protocols: &protocols}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).Get("http://" + s.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if body, _ := io.ReadAll(resp.Body); string(body) != "HTTP/2.0" {
+		t.Errorf("protocol %q", body)
+	}
+}
+
+func TestHeadersBeyondTheLimitAreRefused(t *testing.T) {
+	s := serve(t, func(http.ResponseWriter, *http.Request) {}, web.ServeOptions{MaxHeaderBytes: 1000})
+	// The limit is soft: net/http adds a few kilobytes to it.
+	answer := s.send(t, "GET / HTTP/1.1\r\nHost: x\r\nX-Big: "+strings.Repeat("a", 10000)+"\r\n\r\n")
+	resp, err := http.ReadResponse(answer, nil)
+	if err != nil || resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
+		t.Errorf("%v, %v; want 431", resp, err)
+	}
+}
+
+func TestServeReportsAListenerThatFails(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	if err := web.Serve(t.Context(), ln, http.NotFoundHandler(), web.ServeOptions{}); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Serve = %v, want net.ErrClosed", err)
+	}
+}
