@@ -1,0 +1,53 @@
+package serve
+
+import (
+	"path/filepath"
+	"strings"
+
+	"github.com/graphene-faas/graphene/internal/function"
+)
+
+// envPrefix begins the environment variables that have no OpenFaaS name.
+const envPrefix = "GRAPHENE_"
+
+// Config is what can be said about a platform from outside: by flags of
+// `graphene serve`, or by environment variables of the names given here.
+type Config struct {
+	Listen        string            `env:"GRAPHENE_LISTEN" envDefault:"127.0.0.1:8080" doc:"address of the gateway; port 0 takes a free one"`
+	MetricsListen string            `env:"GRAPHENE_METRICS_LISTEN" envDefault:"127.0.0.1:8082" doc:"address of the metrics page, without authentication; port 0 takes a free one, off serves none"`
+	DataDir       string            `env:"GRAPHENE_DATA_DIR" doc:"directory for everything that survives a restart (default: /var/lib/graphene as root, else graphene in the user's data directory)"`
+	Login         bool              `env:"GRAPHENE_LOGIN" envDefault:"true" doc:"log the command line in at the first start"`
+	ReadTimeout   function.Duration `env:"read_timeout" envDefault:"10m" doc:"longest time a request may take to arrive"`
+	WriteTimeout  function.Duration `env:"write_timeout" envDefault:"0s" doc:"longest time a request and its answer may take together; 0 leaves it to each function's exec_timeout"`
+	MaxBody       function.Bytes    `env:"GRAPHENE_MAX_BODY" envDefault:"0" doc:"largest body of a call; 0 is no limit"`
+	MaxHeader     function.Bytes    `env:"GRAPHENE_MAX_HEADER" envDefault:"1Mi" doc:"largest header of a call"`
+	MaxWaiting    int               `env:"GRAPHENE_MAX_WAITING" envDefault:"1000" doc:"calls of one function that may wait for a free replica; more get 429"`
+	MaxUpload     function.Bytes    `env:"GRAPHENE_MAX_UPLOAD" envDefault:"8Gi" doc:"largest layer of an image that may be pushed"`
+	Drain         function.Duration `env:"GRAPHENE_DRAIN" envDefault:"30s" doc:"longest time calls in flight may take once the platform is asked to stop"`
+	LogFormat     string            `env:"GRAPHENE_LOG_FORMAT" envDefault:"text" doc:"text or json"`
+	LogLevel      string            `env:"GRAPHENE_LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
+}
+
+// defaultDataDir says where data goes when nobody says otherwise.
+func defaultDataDir(uid int, getenv func(string) string) string {
+	if uid == 0 {
+		return "/var/lib/graphene"
+	}
+	if dir := getenv("XDG_DATA_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "graphene")
+	}
+	return filepath.Join(getenv("HOME"), ".local", "share", "graphene")
+}
+
+// lookup reads one variable of an environment.
+func lookup(environ []string) func(string) string {
+	return func(name string) string {
+		value := ""
+		for _, kv := range environ {
+			if v, ok := strings.CutPrefix(kv, name+"="); ok {
+				value = v
+			}
+		}
+		return value
+	}
+}

@@ -1,0 +1,244 @@
+// Package serve assembles the embedded size: gateway, provider, the runtime of
+// processes and an OCI registry in one process, with everything that must
+// survive a restart in one directory.
+//
+// Nothing is implemented here twice: the parts are those of a cluster, with
+// the network between them taken out. Start with [Run]; [NewCommand] is the
+// command line in front of it, and [Reexec] what this program does when the
+// platform starts it again for a replica.
+package serve
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/openfaas/faas-provider/types"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/graphene-faas/graphene/gateway"
+	"github.com/graphene-faas/graphene/gateway/auth"
+	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/web"
+	"github.com/graphene-faas/graphene/provider"
+	"github.com/graphene-faas/graphene/provider/local"
+)
+
+// Options are what a platform needs besides its configuration.
+type Options struct {
+	Config
+	Version types.VersionInfo
+	// Executable is this program, which the platform starts again for
+	// replicas; see [Reexec].
+	Executable string
+	// Getenv reads the environment that says where directories of this user are.
+	Getenv func(string) string
+	// LogIn keeps the administrator's password for the command line. Nil: nobody
+	// is logged in.
+	LogIn func(gateway, user, password string) error
+	// Stdout gets a line with the address when the platform can be called.
+	Stdout io.Writer
+	Log    *slog.Logger
+}
+
+// Run serves a platform until ctx ends; then calls in flight finish, replicas
+// stop, and it returns nil. Its errors say what to do about a directory or a
+// port that is taken.
+func Run(ctx context.Context, o Options) (err error) {
+	began := time.Now()
+	dir, err := openDataDir(cmp.Or(o.DataDir, defaultDataDir(os.Getuid(), o.Getenv)))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dir.Close()) }()
+	listener, err := listen(ctx, o.Listen, "--listen")
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	metrics, err := listenMetrics(ctx, o.MetricsListen)
+	if err != nil {
+		return err
+	}
+	if metrics != nil {
+		defer metrics.Close()
+	}
+	user, password, created, err := auth.EnsureCredentials(dir.join("auth"))
+	if err != nil {
+		return err
+	}
+	registry, err := newRegistry(ctx, registryOptions{dir: dir.join("registry"), maxBlob: int64(o.MaxUpload), log: o.Log})
+	if err != nil {
+		return err
+	}
+	sockets, err := socketDir(dir.path, o.Getenv)
+	if err != nil {
+		return err
+	}
+	python := newPythonFinder(os.Getuid())
+	functions, err := local.New(local.Options{
+		Dir:       dir.join("runtime"),
+		SocketDir: sockets,
+		Images:    registry,
+		Watchdog:  []string{o.Executable, watchdogRole},
+		Helper:    []string{o.Executable, helperRole},
+		Python:    python.find,
+		Log:       o.Log,
+	})
+	if err != nil {
+		return err
+	}
+	janitor := newJanitor(functions, registry, o.Log)
+	functionsAPI := provider.New(provider.Options{
+		Runtime:    janitor,
+		Secrets:    functions,
+		Logs:       functions,
+		Namespaces: functions,
+		Info:       types.ProviderInfo{Name: "graphene-local", Orchestration: "process", Version: &o.Version},
+		Log:        o.Log,
+	})
+	front := gateway.New(gateway.Options{
+		Listener:        listener,
+		MetricsListener: metrics,
+		Provider:        web.InProcess(functionsAPI.Handler()),
+		Authenticator:   auth.NewBasic(user, password),
+		Registry:        registry,
+		Version:         o.Version,
+		Target:          python.target,
+		ReadTimeout:     o.ReadTimeout.Std(),
+		WriteTimeout:    o.WriteTimeout.Std(),
+		Drain:           o.Drain.Std(),
+		MaxHeaderBytes:  int(o.MaxHeader),
+		MaxBody:         int64(o.MaxBody),
+		MaxWaiting:      o.MaxWaiting,
+		Log:             o.Log,
+	})
+
+	url := address(listener)
+	if o.Login && o.LogIn != nil {
+		if err := o.LogIn(url, user, password); err != nil {
+			o.Log.Warn("the command line could not be logged in", "gateway", url, "err", err)
+		}
+	}
+	if created {
+		o.Log.Info("administrator created", "user", user, "password_file", dir.join("auth/basic-auth-password"))
+	}
+	o.Log.Info("replicas are isolated as far as this machine allows", "isolation", functions.Isolation())
+
+	group, ctx := errgroup.WithContext(ctx)
+	// Calls in flight need their replicas: what is behind the gateway stops
+	// after it.
+	behind, stopBehind := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBehind()
+	group.Go(func() error { return functions.Run(behind) })
+	group.Go(func() error { return functionsAPI.Run(behind) })
+	group.Go(func() error { return janitor.run(behind) })
+	group.Go(func() error {
+		defer stopBehind()
+		return front.Run(ctx)
+	})
+	fmt.Fprintf(o.Stdout, "Graphene %s is ready at %s after %d ms; data in %s\n", o.Version.Release, url, time.Since(began).Milliseconds(), dir.path)
+	err = group.Wait()
+	o.Log.Info("platform stopped")
+	return err
+}
+
+// listen opens a port, or says which flag chooses another.
+func listen(ctx context.Context, addr, flag string) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fault.Exists.Errorf("%w: another program has the port, choose one with %s (port 0 takes a free one)", err, flag)
+	}
+	if err != nil {
+		return nil, fault.Invalid.Errorf("%w: choose another address with %s", err, flag)
+	}
+	return l, nil
+}
+
+func listenMetrics(ctx context.Context, addr string) (net.Listener, error) {
+	if addr == "off" {
+		return nil, nil
+	}
+	return listen(ctx, addr, "--metrics-listen")
+}
+
+// address returns the URL at which programs of this machine reach l.
+func address(l net.Listener) string {
+	tcp := l.Addr().(*net.TCPAddr)
+	host := tcp.IP.String()
+	if tcp.IP.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, fmt.Sprint(tcp.Port))
+}
+
+// socketDir makes the directory for replicas' sockets: outside the data
+// directory, whose path may be too long for them, but always the same for the
+// same data, so that what a killed platform left is found again. A directory
+// of that name that somebody else made is refused.
+func socketDir(data string, getenv func(string) string) (string, error) {
+	parent := "/run"
+	if os.Getuid() != 0 || !isDir(parent) {
+		if parent = getenv("XDG_RUNTIME_DIR"); !filepath.IsAbs(parent) || !isDir(parent) {
+			parent = os.TempDir()
+		}
+	}
+	real, err := filepath.Abs(data)
+	if err != nil {
+		return "", err
+	}
+	hash := fnv.New32a()
+	fmt.Fprintf(hash, "%d %s", os.Getuid(), real)
+	dir := filepath.Join(parent, fmt.Sprintf("graphene-%08x", hash.Sum32()))
+	if err := os.Mkdir(dir, 0o711); err != nil && !errors.Is(err, os.ErrExist) {
+		return "", fmt.Errorf("directory for sockets: %w", err)
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return "", fmt.Errorf("directory for sockets: %w", err)
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); !info.IsDir() || ok && int(owner.Uid) != os.Getuid() {
+		return "", fault.Denied.Errorf("%s was not made by this user: remove it, or set XDG_RUNTIME_DIR to a directory of your own", dir)
+	}
+	return dir, nil
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// host is what images without Python must be built for.
+func host() function.Target { return function.Target{OS: runtime.GOOS, Arch: runtime.GOARCH} }
+
+// newLog returns the logger that configuration asks for.
+func newLog(w io.Writer, format, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fault.Invalid.Errorf("log level is %q, want debug, info, warn or error", level)
+	}
+	options := &slog.HandlerOptions{Level: l}
+	switch strings.ToLower(format) {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	}
+	return nil, fault.Invalid.Errorf("log format is %q, want text or json", format)
+}
+
+var _ http.Handler = (*registry)(nil)
