@@ -1,0 +1,214 @@
+package watchdog
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+const internalHeader = "X-OpenFaaS-Internal"
+
+// An answer is the ResponseWriter that a function sees. It adds the headers
+// that say how long things took, keeps functions from speaking in the
+// platform's name, and can be given by the watchdog when the function takes
+// too long, while the function is still at it: so the function writes its
+// headers into a map of its own, and everything else is under a lock.
+type answer struct {
+	w     http.ResponseWriter
+	r     *http.Request
+	start time.Time // of the request
+	began time.Time // of the function's part
+	own   http.Header
+
+	mu       sync.Mutex
+	timings  []string
+	status   int   // sent; zero until then
+	written  int64 // bytes of the body
+	hijacked bool
+	expired  bool // out of time: what the function still writes is dropped
+	cut      bool // out of time within the answer
+	finished bool // the function has returned
+}
+
+func newAnswer(w http.ResponseWriter, r *http.Request, start time.Time) *answer {
+	return &answer{w: w, r: r, start: start, began: start, own: make(http.Header)}
+}
+
+// Unwrap lets [http.ResponseController] set deadlines.
+func (a *answer) Unwrap() http.ResponseWriter { return a.w }
+
+func (a *answer) Header() http.Header { return a.own }
+
+func (a *answer) WriteHeader(status int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.writeHeader(status)
+}
+
+func (a *answer) writeHeader(status int) {
+	if a.status != 0 || a.expired || a.hijacked {
+		return
+	}
+	h := a.w.Header()
+	maps.Copy(h, a.own)
+	h.Del(internalHeader)
+	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
+		a.w.WriteHeader(status)
+		return
+	}
+	a.send(status)
+}
+
+// send writes the final status line and headers.
+func (a *answer) send(status int) {
+	a.status = status
+	h := a.w.Header()
+	now := time.Now()
+	h.Set("X-Duration-Seconds", strconv.FormatFloat(now.Sub(a.start).Seconds(), 'f', 6, 64))
+	for _, t := range a.timings {
+		h.Add("Server-Timing", t)
+	}
+	h.Add("Server-Timing", serverTiming("handler", now.Sub(a.began)))
+	a.w.WriteHeader(status)
+}
+
+func (a *answer) Write(p []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.expired {
+		return 0, http.ErrHandlerTimeout
+	}
+	if a.hijacked {
+		return 0, http.ErrHijacked
+	}
+	a.writeHeader(http.StatusOK)
+	n, err := a.w.Write(p)
+	a.written += int64(n)
+	return n, err
+}
+
+// Flush sends what has been written so far.
+func (a *answer) Flush() { _ = a.FlushError() }
+
+// FlushError is Flush for [http.ResponseController].
+func (a *answer) FlushError() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.expired {
+		return http.ErrHandlerTimeout
+	}
+	a.writeHeader(http.StatusOK)
+	return http.NewResponseController(a.w).Flush()
+}
+
+// Hijack hands the connection to the function, for instance for a WebSocket.
+// From then on the call has no timeout.
+func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.expired {
+		return nil, nil, http.ErrHandlerTimeout
+	}
+	conn, rw, err := http.NewResponseController(a.w).Hijack()
+	if err == nil {
+		a.hijacked = true
+		a.status = http.StatusSwitchingProtocols
+	}
+	return conn, rw, err
+}
+
+// timing adds a phase to the Server-Timing header of an answer not yet begun.
+func (a *answer) timing(name string, d time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.timings = append(a.timings, serverTiming(name, d))
+}
+
+func serverTiming(name string, d time.Duration) string {
+	return name + ";dur=" + strconv.FormatFloat(float64(d)/float64(time.Millisecond), 'f', 3, 64)
+}
+
+// refuse answers an error of the platform's making, unless an answer has begun.
+func (a *answer) refuse(status int, text string) {
+	a.fail(status, text, true)
+}
+
+// fail answers an error in one line of text and reports true, unless an answer
+// has begun. Callers see from a header whether the platform failed or the function.
+func (a *answer) fail(status int, text string, platform bool) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.status != 0 || a.hijacked || a.finished {
+		return false
+	}
+	a.sendText(status, text, platform)
+	return true
+}
+
+func (a *answer) sendText(status int, text string, platform bool) {
+	h := a.w.Header()
+	text = strings.TrimRight(text, "\n") + "\n"
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Length", strconv.Itoa(len(text)))
+	if platform {
+		h.Set(internalHeader, "watchdog")
+	}
+	if status == http.StatusGatewayTimeout {
+		// The function may still be running, and until it has returned an
+		// HTTP/1 connection is of no use.
+		h.Set("Connection", "close")
+	}
+	a.send(status)
+	n, _ := io.WriteString(a.w, text) // a client that has left misses nothing
+	a.written += int64(n)
+}
+
+// expire answers 504 if nothing has been answered, and cancels the call. A
+// connection that the function took over is left alone.
+func (a *answer) expire(budget time.Duration, cancel context.CancelCauseFunc) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.hijacked || a.finished {
+		return
+	}
+	a.expired = true
+	cancel(context.DeadlineExceeded) // before the client learns of it and leaves, or that would be the cause
+	if a.status == 0 {
+		a.sendText(http.StatusGatewayTimeout, fmt.Sprintf("the function took longer than %v", budget), true)
+		_ = http.NewResponseController(a.w).Flush() // as for the text
+	} else {
+		a.cut = true
+	}
+}
+
+// finish ends the function's part. It panics with [http.ErrAbortHandler] if an
+// answer has begun that will not be whole, because cutting the connection is
+// the only way left to say so.
+func (a *answer) finish(abort bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.finished = true
+	if a.hijacked {
+		return
+	}
+	if abort || a.cut {
+		panic(http.ErrAbortHandler)
+	}
+	if a.expired {
+		return
+	}
+	a.writeHeader(http.StatusOK)
+	// Trailers are announced before the body and set after it.
+	h := a.w.Header()
+	maps.Copy(h, a.own)
+	h.Del(internalHeader)
+}

@@ -1,0 +1,223 @@
+package watchdog_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
+	"github.com/graphene-faas/graphene/watchdog"
+)
+
+// childVariable makes the test binary be the child of a test instead.
+const childVariable = "WATCHDOG_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	switch os.Getenv(childVariable) {
+	case "":
+		testkit.Main(m)
+	case "server":
+		os.Exit(serverChild())
+	case "main":
+		os.Exit(watchdog.Main(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprintf(w, "%s %s", r.Method, r.URL.Path)
+		})))
+	case "exit":
+		os.Exit(0)
+	}
+}
+
+// serverChild is an HTTP server of the kind mode http runs. It starts
+// listening when the file named by WAIT_FOR exists.
+func serverChild() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if path := os.Getenv("WAIT_FOR"); path != "" {
+		for {
+			if _, err := os.Stat(path); err == nil {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	fmt.Println("listening soon")
+	mux := http.NewServeMux()
+	mux.HandleFunc("/exit", func(http.ResponseWriter, *http.Request) { os.Exit(0) })
+	mux.HandleFunc("/hang", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Openfaas-Internal", "liar")
+		w.Header().Set("X-Seen", fmt.Sprint(r.Host, " ", r.RequestURI, " ", r.ContentLength, " ", r.Header["X-Forwarded-For"]))
+		io.Copy(w, r.Body)
+	})
+	l, err := net.Listen("tcp", "127.0.0.1:"+os.Getenv("PORT"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	server := http.Server{Handler: mux}
+	context.AfterFunc(ctx, func() {
+		fmt.Println("told to stop")
+		server.Close()
+	})
+	server.Serve(l)
+	return 0
+}
+
+// A running watchdog, and a client that talks to it.
+type running struct {
+	t      *testing.T
+	client *http.Client
+	socket string
+	stop   context.CancelFunc // begins the drain
+	ended  chan struct{}
+	err    error // what Run returned; valid once ended is closed
+	out    *output
+}
+
+// start runs a watchdog until the test ends.
+func start(t *testing.T, o watchdog.Options) *running {
+	t.Helper()
+	r := &running{t: t, out: &output{}, ended: make(chan struct{})}
+	// Socket paths are limited to about a hundred bytes, and t.TempDir's are long.
+	dir, err := os.MkdirTemp("", "wd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	r.socket = filepath.Join(dir, "s")
+	if o.Listen == "" {
+		o.Listen = "unix:" + r.socket
+	}
+	if o.Log == nil {
+		o.Log = testkit.Log(t)
+	}
+	o.Stdout, o.Stderr = r.out, r.out
+	wd, err := watchdog.New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	r.stop = stop
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", r.socket)
+	}}
+	r.client = &http.Client{Transport: transport}
+	go func() {
+		defer close(r.ended)
+		r.err = wd.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		stop()
+		<-r.ended
+		transport.CloseIdleConnections()
+	})
+	return r
+}
+
+// up waits until /_/ready says so.
+func (r *running) up() *running {
+	r.t.Helper()
+	for {
+		select {
+		case <-r.ended:
+			r.t.Fatalf("the watchdog ended before it was ready: %v\n%s", r.err, r.out)
+		default:
+		}
+		if status, _ := r.tryReady(); status == http.StatusOK {
+			return r
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// tryReady asks /_/ready once; the status is zero if nobody listens.
+func (r *running) tryReady() (int, string) {
+	res, err := r.client.Get("http://function/_/ready")
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer res.Body.Close()
+	body, _ := io.ReadAll(res.Body)
+	return res.StatusCode, string(body)
+}
+
+type reply struct {
+	status int
+	header http.Header
+	body   string
+}
+
+func (r *running) do(method, path, body string, header ...string) reply {
+	r.t.Helper()
+	reply, err := r.try(method, path, body, header...)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return reply
+}
+
+func (r *running) try(method, path, body string, header ...string) (reply, error) {
+	var in io.Reader
+	if body != "" {
+		in = strings.NewReader(body)
+	}
+	req, err := http.NewRequestWithContext(r.t.Context(), method, "http://function"+path, in)
+	if err != nil {
+		return reply{}, err
+	}
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Add(header[i], header[i+1])
+	}
+	res, err := r.client.Do(req)
+	if err != nil {
+		return reply{}, err
+	}
+	defer res.Body.Close()
+	got, err := io.ReadAll(res.Body)
+	return reply{res.StatusCode, res.Header, string(got)}, err
+}
+
+// output collects what a watchdog and its children print.
+type output struct {
+	mu  sync.Mutex
+	buf strings.Builder
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
+
+// awaitOutput waits until what was printed contains want.
+func (r *running) awaitOutput(want string) {
+	r.t.Helper()
+	for !strings.Contains(r.out.String(), want) {
+		select {
+		case <-r.t.Context().Done():
+			r.t.Fatalf("%q never came in\n%s", want, r.out)
+		case <-r.ended:
+			if !strings.Contains(r.out.String(), want) {
+				r.t.Fatalf("the watchdog ended (%v) without %q in\n%s", r.err, want, r.out)
+			}
+		default:
+			time.Sleep(time.Millisecond)
+		}
+	}
+}

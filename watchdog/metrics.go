@@ -1,0 +1,100 @@
+package watchdog
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// latencyBuckets are upper bounds in seconds, those that dashboards for
+// of-watchdog expect.
+var latencyBuckets = [...]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
+
+// metrics counts calls and writes itself in Prometheus' text format.
+type metrics struct {
+	inFlight atomic.Int64
+
+	mu    sync.Mutex
+	calls map[callLabels]*callCounts
+}
+
+type callLabels struct{ code, method string }
+
+type callCounts struct {
+	buckets [len(latencyBuckets)]uint64 // not cumulative; the rest is beyond the last
+	count   uint64
+	seconds float64
+}
+
+func newMetrics() *metrics { return &metrics{calls: map[callLabels]*callCounts{}} }
+
+func (m *metrics) observe(method string, status int, d time.Duration) {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch,
+		http.MethodDelete, http.MethodConnect, http.MethodOptions, http.MethodTrace:
+	default:
+		method = "unknown" // a client may invent any number of methods
+	}
+	seconds := d.Seconds()
+	labels := callLabels{strconv.Itoa(status), method}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.calls[labels]
+	if c == nil {
+		c = &callCounts{}
+		m.calls[labels] = c
+	}
+	c.count++
+	c.seconds += seconds
+	for i, bound := range latencyBuckets {
+		if seconds <= bound {
+			c.buckets[i]++
+			break
+		}
+	}
+}
+
+func (m *metrics) write(w io.Writer) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	order := slices.SortedFunc(maps.Keys(m.calls), func(a, b callLabels) int {
+		return slices.Compare([]string{a.code, a.method}, []string{b.code, b.method})
+	})
+	writeHelp(w, "http_requests_total", "counter", "Calls answered.")
+	for _, l := range order {
+		fmt.Fprintf(w, "http_requests_total{code=%q,method=%q} %d\n", l.code, l.method, m.calls[l].count)
+	}
+	writeHelp(w, "http_request_duration_seconds", "histogram", "Time from a call's arrival to the end of its answer.")
+	for _, l := range order {
+		c := m.calls[l]
+		var sum uint64
+		for i, bound := range latencyBuckets {
+			sum += c.buckets[i]
+			fmt.Fprintf(w, "http_request_duration_seconds_bucket{code=%q,method=%q,le=\"%g\"} %d\n", l.code, l.method, bound, sum)
+		}
+		fmt.Fprintf(w, "http_request_duration_seconds_bucket{code=%q,method=%q,le=\"+Inf\"} %d\n", l.code, l.method, c.count)
+		fmt.Fprintf(w, "http_request_duration_seconds_sum{code=%q,method=%q} %g\n", l.code, l.method, c.seconds)
+		fmt.Fprintf(w, "http_request_duration_seconds_count{code=%q,method=%q} %d\n", l.code, l.method, c.count)
+	}
+	writeHelp(w, "http_requests_in_flight", "gauge", "Calls running now.")
+	fmt.Fprintf(w, "http_requests_in_flight %d\n", m.inFlight.Load())
+}
+
+func writeHelp(w io.Writer, name, kind, help string) {
+	fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
+}
+
+func (wd *Watchdog) serveMetricsText(w http.ResponseWriter, r *http.Request) {
+	if !isGet(w, r) {
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+	wd.metrics.write(w)
+	wd.mode.writeMetrics(w)
+}

@@ -1,0 +1,238 @@
+package watchdog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"strings"
+	"time"
+)
+
+// routes is everything the watchdog answers. Its own pages are matched by the
+// exact path, without a ServeMux, so that a function gets its paths untouched.
+func (wd *Watchdog) routes(metricsHere bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if rest, ok := strings.CutPrefix(r.URL.Path, "/_/"); ok {
+			switch {
+			case rest == "health":
+				wd.serveHealth(w, r)
+				return
+			case rest == "ready":
+				wd.serveReady(w, r)
+				return
+			case rest == "metrics" && metricsHere:
+				wd.serveMetricsText(w, r)
+				return
+			}
+		}
+		wd.serveCall(w, r)
+	})
+}
+
+// serveHealth says whether this process is alive and means to stay.
+func (wd *Watchdog) serveHealth(w http.ResponseWriter, r *http.Request) {
+	if !isGet(w, r) {
+		return
+	}
+	if wd.draining.Load() {
+		http.Error(w, "draining", http.StatusServiceUnavailable)
+		return
+	}
+	if wd.o.LockFile != "" {
+		if _, err := os.Stat(wd.o.LockFile); err != nil {
+			http.Error(w, "the lock file is gone", http.StatusServiceUnavailable)
+			return
+		}
+	}
+	io.WriteString(w, "OK")
+}
+
+// serveReady says whether a call would be answered. A function that is busy up
+// to its limit is ready: being full is not being ill.
+func (wd *Watchdog) serveReady(w http.ResponseWriter, r *http.Request) {
+	if !isGet(w, r) {
+		return
+	}
+	if reason := wd.notReady(); reason != "" {
+		http.Error(w, reason, http.StatusServiceUnavailable)
+		return
+	}
+	if wd.o.ReadyPath != "" {
+		probe := r.Clone(r.Context())
+		probe.URL.Path, probe.URL.RawPath, probe.RequestURI = wd.o.ReadyPath, "", wd.o.ReadyPath
+		wd.call(newAnswer(w, probe, time.Now()), probe)
+		return
+	}
+	if note := wd.mode.note(); note != "" {
+		fmt.Fprintf(w, "ready: %s\n", note)
+		return
+	}
+	io.WriteString(w, "ready\n")
+}
+
+// notReady is why no call can be answered now: a word and maybe a reason, in
+// one line. It is empty when calls can be answered.
+func (wd *Watchdog) notReady() string {
+	if wd.draining.Load() {
+		return "draining"
+	}
+	select {
+	case <-wd.failed:
+		return "failed: " + oneLine(wd.failure)
+	default:
+	}
+	select {
+	case <-wd.ready:
+		return ""
+	default:
+		return "loading"
+	}
+}
+
+func oneLine(err error) string {
+	if err == nil {
+		return "the function has ended"
+	}
+	return strings.Join(strings.Fields(err.Error()), " ")
+}
+
+// isGet refuses everything but GET, as probes have always been answered.
+func isGet(w http.ResponseWriter, r *http.Request) bool {
+	if r.Method == http.MethodGet {
+		return true
+	}
+	w.Header().Set("Allow", http.MethodGet)
+	http.Error(w, "only GET", http.StatusMethodNotAllowed)
+	return false
+}
+
+// serveCall runs one call of the function within the limits, and counts, times
+// and logs it.
+func (wd *Watchdog) serveCall(w http.ResponseWriter, r *http.Request) {
+	// A deadline of an earlier request on this connection is not ours.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
+	a := newAnswer(w, r, time.Now())
+	defer func() {
+		wd.metrics.observe(r.Method, a.status, time.Since(a.start))
+		wd.logAccess(r, a)
+	}()
+
+	if !wd.calls.enter() {
+		a.refuse(http.StatusTooManyRequests, fmt.Sprintf("Concurrent request limit exceeded. Max concurrent requests: %d", wd.o.MaxInflight))
+		return
+	}
+	defer wd.calls.leave()
+	wd.metrics.inFlight.Add(1)
+	defer wd.metrics.inFlight.Add(-1)
+
+	if wd.o.MaxBody > 0 {
+		if r.ContentLength > wd.o.MaxBody {
+			a.refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("a request may have %d bytes", wd.o.MaxBody))
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, wd.o.MaxBody)
+	}
+	if r.ProtoMajor == 1 {
+		// Without it a handler that answers while it reads would lose the rest
+		// of the request. Every HTTP/1 connection of net/http can do it.
+		_ = http.NewResponseController(w).EnableFullDuplex()
+	}
+	if err := wd.awaitReady(r.Context(), a); err != nil {
+		a.refuse(http.StatusServiceUnavailable, oneLine(err))
+		return
+	}
+	wd.within(a, r)
+}
+
+// awaitReady holds a call that came before the function had loaded. Loading
+// has a timeout of its own and does not count as execution.
+func (wd *Watchdog) awaitReady(ctx context.Context, a *answer) error {
+	select {
+	case <-wd.ready:
+		return nil
+	default:
+	}
+	select {
+	case <-wd.ready:
+		a.timing("load", time.Since(a.start))
+		return nil
+	case <-wd.failed:
+		if wd.failure == nil {
+			return errors.New("the function has ended")
+		}
+		return wd.failure
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// within calls the function and answers for it if it takes too long.
+func (wd *Watchdog) within(a *answer, r *http.Request) {
+	a.began = time.Now()
+	control := http.NewResponseController(a.w)
+	if d := wd.o.ReadTimeout; d > 0 && r.Body != http.NoBody {
+		// The bound is lifted as soon as the body has been read, because the
+		// server reads on to notice that the client has left.
+		_ = control.SetReadDeadline(a.began.Add(d))
+		r.Body = &timedBody{r.Body, control}
+	}
+
+	budget := wd.o.budget()
+	if d, err := parseDuration(r.Header.Get("X-Timeout")); err == nil && d > 0 && (budget == 0 || d < budget) {
+		budget = d
+	}
+	if budget > 0 {
+		deadline := a.began.Add(budget)
+		// A second more than the call has, to say that it took too long.
+		_ = control.SetWriteDeadline(deadline.Add(time.Second))
+		ctx, cancel := context.WithCancelCause(r.Context())
+		defer cancel(nil)
+		r = r.WithContext(deadlineContext{ctx, deadline})
+		timer := time.AfterFunc(budget, func() { a.expire(budget, cancel) })
+		defer timer.Stop()
+	}
+	wd.call(a, r)
+}
+
+// call runs the function's code. A panic of it becomes an answer, or the end
+// of one.
+func (wd *Watchdog) call(a *answer, r *http.Request) {
+	defer func() {
+		v := recover()
+		if v != nil && v != http.ErrAbortHandler {
+			wd.log.Error("function panicked", "panic", v, "stack", string(debug.Stack()))
+			if a.fail(http.StatusInternalServerError, "the function panicked; its log says more", false) {
+				v = nil
+			}
+		}
+		a.finish(v != nil)
+	}()
+	wd.mode.ServeHTTP(a, r)
+}
+
+// deadlineContext is a context whose deadline is known to those who ask and
+// enforced by someone else, who may decide not to, as for a WebSocket.
+type deadlineContext struct {
+	context.Context
+	at time.Time
+}
+
+func (c deadlineContext) Deadline() (time.Time, bool) { return c.at, true }
+
+// timedBody lifts the connection's read deadline at the end of the body.
+type timedBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+}
+
+func (b *timedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		_ = b.control.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}
