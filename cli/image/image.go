@@ -41,14 +41,6 @@ const (
 	Dockerfile Kind = "dockerfile" // a container tool; builder "docker"
 )
 
-// Labels of an image's configuration, by which a platform knows what it may
-// run. Options.Labels cannot change them.
-const (
-	LabelBuilder  = "com.graphene.builder" // "layers" or "docker"
-	LabelLanguage = "com.graphene.lang"    // the template's name
-	LabelTarget   = "com.graphene.target"  // function.Target as text
-)
-
 // home is where everything of a function is in its image, and its working
 // directory. Paths in the configuration are relative to it, because the local
 // runtime unpacks images below a directory of its own and does not change root.
@@ -94,7 +86,8 @@ type Options struct {
 	PipArgs []string
 	// BuildArgs are handed to a container tool as --build-arg.
 	BuildArgs map[string]string
-	// Env and Labels go into the image's configuration.
+	// Env and Labels go into the image's configuration. The labels by which a
+	// platform knows what it may run (see package function) cannot be changed.
 	Env    map[string]string
 	Labels map[string]string
 	// CacheDir keeps layers, dependencies and build output between builds. It
@@ -217,10 +210,10 @@ func (b *build) labels(builder string, target function.Target) map[string]string
 	if labels == nil {
 		labels = map[string]string{}
 	}
-	labels[LabelBuilder] = builder
-	labels[LabelLanguage] = b.Language
+	labels[function.ImageBuilder] = builder
+	labels[function.ImageLang] = b.Language
 	if target != (function.Target{}) {
-		labels[LabelTarget] = target.String()
+		labels[function.ImageTarget] = target.String()
 	}
 	return labels
 }

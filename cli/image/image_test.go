@@ -192,7 +192,7 @@ func TestGoHandlerBecomesOneStaticBinary(t *testing.T) {
 		".dockerignore":      "node_modules\n",
 	})
 	o.Env = map[string]string{"b": "2", "a": "1"}
-	o.Labels = map[string]string{"team": "blue", LabelTarget: "forged"}
+	o.Labels = map[string]string{"team": "blue", function.ImageTarget: "forged"}
 	img := mustBuild(t, o)
 
 	layers := contents(t, img)
@@ -209,7 +209,7 @@ func TestGoHandlerBecomesOneStaticBinary(t *testing.T) {
 	want := v1.Config{
 		Entrypoint: []string{"./handler"}, Env: []string{"a=1", "b=2"}, User: "12000", WorkingDir: "/home/app",
 		Labels: map[string]string{
-			LabelBuilder: "layers", LabelLanguage: "go", LabelTarget: runtime.GOOS + "/" + runtime.GOARCH, "team": "blue",
+			function.ImageBuilder: "layers", function.ImageLang: "go", function.ImageTarget: runtime.GOOS + "/" + runtime.GOARCH, "team": "blue",
 		},
 	}
 	if diff := cmp.Diff(want, cfg.Config); diff != "" {
@@ -528,7 +528,7 @@ func TestDependenciesForAnotherMachineComeAsWheels(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.Architecture != "arm64" || cfg.Config.Labels[LabelTarget] != "linux/arm64/cp39/glibc" {
+	if cfg.Architecture != "arm64" || cfg.Config.Labels[function.ImageTarget] != "linux/arm64/cp39/glibc" {
 		t.Errorf("the image is for %s, labelled %v", cfg.Architecture, cfg.Config.Labels)
 	}
 }

@@ -28,11 +28,11 @@ func Inspect(img v1.Image) (Info, error) {
 	if err != nil {
 		return Info{}, fmt.Errorf("read the image's manifest: %w", err)
 	}
-	info := Info{Builder: cfg.Config.Labels[LabelBuilder], Language: cfg.Config.Labels[LabelLanguage]}
+	info := Info{Builder: cfg.Config.Labels[function.ImageBuilder], Language: cfg.Config.Labels[function.ImageLang]}
 	if info.Digest, err = img.Digest(); err != nil {
 		return Info{}, fmt.Errorf("read the image's digest: %w", err)
 	}
-	if text := cfg.Config.Labels[LabelTarget]; text != "" {
+	if text := cfg.Config.Labels[function.ImageTarget]; text != "" {
 		if info.Target, err = function.ParseTarget(text); err != nil {
 			return Info{}, fmt.Errorf("read the image's target: %w", err)
 		}

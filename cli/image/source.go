@@ -208,11 +208,15 @@ func copyFS(dst string, fsys fs.FS, skip string) error {
 			}
 			return nil
 		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
 		r, err := fsys.Open(p)
 		if err != nil {
 			return err
 		}
 		defer r.Close()
-		return writeFile(filepath.Join(dst, filepath.FromSlash(p)), r, 0o644)
+		return writeFile(filepath.Join(dst, filepath.FromSlash(p)), r, info.Mode()|0o644)
 	})
 }
