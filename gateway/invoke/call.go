@@ -1,0 +1,321 @@
+package invoke
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/web"
+)
+
+// timeoutGrace is how much longer than exec_timeout the gateway waits, so that
+// the watchdog, which knows more, gets to say that time is up.
+const timeoutGrace = 250 * time.Millisecond
+
+// maxAttempts bounds how often one request is sent. All but one of the
+// attempts failed before a byte was out.
+const maxAttempts = 10
+
+// A call is one request on its way. It is the transport of a ReverseProxy of
+// its own, whose hooks are its methods: so the hooks know the call without a
+// look-up. Calls are used again for later requests.
+type call struct {
+	proxy   *Proxy
+	reverse httputil.ReverseProxy
+	buf     []byte // where messages are built
+
+	start  time.Time
+	id     []string // X-Call-Id, as a header's values
+	began  []string // X-Start-Time, likewise
+	status int      // of the answer
+
+	route    *route
+	target   target
+	mayWait  bool
+	grant    grant
+	deadline time.Time // zero if there is none
+	resent   bool      // sent again although a replica may have seen it
+	answer   *exchange // the answer's body, if it came over our own transport
+	cancel   context.CancelFunc
+}
+
+func newCall(p *Proxy) *call {
+	c := &call{proxy: p}
+	c.reverse = httputil.ReverseProxy{
+		Transport:      c,
+		Rewrite:        c.rewrite,
+		ModifyResponse: c.modify,
+		ErrorHandler:   c.fail,
+		ErrorLog:       p.errors,
+		BufferPool:     &copyBuffers,
+	}
+	return c
+}
+
+// begin makes c the call of r, which has arrived at start.
+func (c *call) begin(r *http.Request, start time.Time) {
+	values := &[2]string{r.Header.Get(web.HeaderCallID), strconv.FormatInt(start.UnixNano(), 10)}
+	if !validCallID(values[0]) {
+		values[0] = newCallID()
+	}
+	c.start, c.id, c.began = start, values[:1:1], values[1:]
+}
+
+// end gives back what the call holds.
+func (c *call) end() {
+	if c.route != nil {
+		if c.grant.replica != nil {
+			c.route.release(c.grant.replica)
+		}
+		c.route.counters.Finished(c.status, time.Since(c.start))
+	}
+	if c.cancel != nil {
+		c.cancel()
+	}
+	*c = call{proxy: c.proxy, reverse: c.reverse, buf: c.buf}
+}
+
+func (c *call) serve(w http.ResponseWriter, r *http.Request, to *route, where target) {
+	c.route, c.target = to, where
+	c.mayWait = r.Header.Get(HeaderQueued) == ""
+	to.counters.Started()
+	if err := c.acquire(r.Context()); err != nil {
+		c.fail(w, r, err)
+		return
+	}
+	if r.ContentLength != 0 && r.ProtoMajor == 1 {
+		// Without it the server would want all of the body before the answer.
+		_ = http.NewResponseController(w).EnableFullDuplex() // a writer that cannot is not that server
+	}
+	c.reverse.ServeHTTP(w, r)
+	if c.answer.broken() {
+		// Under a server ReverseProxy has done this already.
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// acquire takes a slot, and sets the deadline by the settings of its time.
+func (c *call) acquire(ctx context.Context) error {
+	before := c.grant
+	g, err := c.route.acquire(ctx, c.mayWait)
+	if err != nil {
+		return err
+	}
+	g.waited += before.waited
+	g.woke = g.woke || before.woke
+	c.grant, c.deadline = g, time.Time{}
+	if limit := c.route.view.Load().Settings.ExecTimeout.Std(); limit > 0 {
+		c.deadline = time.Now().Add(limit + timeoutGrace)
+	}
+	return nil
+}
+
+// rewrite makes the function's request out of the caller's.
+func (c *call) rewrite(pr *httputil.ProxyRequest) {
+	in, out := pr.In, pr.Out
+	out.URL.Scheme, out.URL.Host = "http", "replica" // for show; the slot says where it goes
+	out.URL.Path, out.URL.RawPath = c.target.path, c.target.rawPath
+	out.URL.RawQuery = in.URL.RawQuery // also what Go's own parser would not take
+	out.Trailer = in.Trailer           // the map that is filled when the body ends
+
+	h := out.Header
+	h[web.HeaderCallID], h[web.HeaderStartTime] = c.id, c.began
+	delete(h, HeaderQueued)
+	// OpenFaaS functions rely on these as they are: the first proxy's word
+	// counts, and the address has a port.
+	keep(h, in.Header, "Forwarded", "")
+	keep(h, in.Header, "X-Forwarded-For", in.RemoteAddr)
+	keep(h, in.Header, "X-Forwarded-Host", in.Host)
+	scheme := "http"
+	if in.TLS != nil {
+		scheme = "https"
+	}
+	keep(h, in.Header, "X-Forwarded-Proto", scheme)
+	keep(h, in.Header, "X-Forwarded-Uri", in.URL.EscapedPath())
+}
+
+// keep copies a header from in to out, or sets it to value if in has none.
+func keep(out, in http.Header, name, value string) {
+	if had, ok := in[name]; ok {
+		out[name] = had
+	} else if value != "" {
+		out[name] = []string{value}
+	}
+}
+
+// RoundTrip sends out to the replica whose slot the call holds, and to others
+// as long as that can be done without handling it twice.
+func (c *call) RoundTrip(out *http.Request) (*http.Response, error) {
+	if isGRPC(out) {
+		return c.overHTTP2(out)
+	}
+	m, err := newMessage(c.buf, out)
+	c.buf = m.start
+	if err != nil {
+		return nil, err
+	}
+	for attempt := 1; ; attempt++ {
+		res, err := c.grant.replica.transport.send(&m, c.deadline)
+		if err == nil {
+			c.answer, _ = res.Body.(*exchange)
+			return res, nil
+		}
+		if attempt == maxAttempts || !c.again(out, err, m.streams()) {
+			return nil, err
+		}
+		if err := c.move(out.Context()); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// overHTTP2 sends a gRPC request. What http.Transport says of a failure is
+// enough to know that a dial failed, not whether a request was seen.
+func (c *call) overHTTP2(out *http.Request) (*http.Response, error) {
+	ctx := out.Context()
+	if !c.deadline.IsZero() {
+		ctx, c.cancel = context.WithDeadlineCause(ctx, c.deadline, os.ErrDeadlineExceeded)
+		out = out.WithContext(ctx)
+	}
+	for attempt := 1; ; attempt++ {
+		res, err := c.grant.replica.http2().RoundTrip(out)
+		if err == nil {
+			return res, nil
+		}
+		failed := &sendError{err: err, sent: true}
+		if cause := context.Cause(ctx); cause != nil {
+			failed.err = cause
+		} else if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+			failed.sent, failed.refused = false, refused(err)
+		}
+		if attempt == maxAttempts || !c.again(out, failed, true) {
+			return nil, failed
+		}
+		if err := c.move(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// isGRPC reports whether a request needs HTTP/2 all the way.
+func isGRPC(r *http.Request) bool {
+	return r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+}
+
+// again reports whether a request that failed with err can be sent again. A
+// replica that refused it is taken out of use.
+func (c *call) again(out *http.Request, err error, streams bool) bool {
+	failed, ok := errors.AsType[*sendError](err)
+	if !ok || out.Context().Err() != nil {
+		return false
+	}
+	if failed.refused {
+		c.route.refuse(c.grant.replica)
+	}
+	if !failed.sent {
+		return true
+	}
+	if c.resent || streams || !idempotent(out.Method) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	c.resent = true
+	return true
+}
+
+// move gives the slot back and takes another.
+func (c *call) move(ctx context.Context) error {
+	c.route.release(c.grant.replica)
+	c.grant.replica = nil
+	return c.acquire(ctx)
+}
+
+// modify makes the caller's answer out of the function's.
+func (c *call) modify(res *http.Response) error {
+	h := res.Header
+	if len(h[web.HeaderInternal]) > 0 && !fromWatchdog(h) {
+		delete(h, web.HeaderInternal)
+	}
+	if len(h["Content-Type"]) == 0 && res.Body != http.NoBody {
+		// Guessing from the content is what the server would do.
+		h["Content-Type"] = contentType(res.Request)
+	}
+	c.status = res.StatusCode
+	c.mark(h)
+	return nil
+}
+
+// contentType is that of an answer that has none: the request's, else plain
+// text, as OpenFaaS has it.
+func contentType(r *http.Request) []string {
+	if sent := r.Header["Content-Type"]; len(sent) > 0 {
+		return sent
+	}
+	return []string{"text/plain"}
+}
+
+// mark sets the headers that every answer has.
+func (c *call) mark(h http.Header) {
+	h[web.HeaderCallID], h[web.HeaderStartTime] = c.id, c.began
+	h["X-Served-By"] = []string{c.proxy.servedBy}
+	timing := c.grant.timing()
+	if had := h["Server-Timing"]; len(had) > 0 {
+		timing = strings.Join(had, ", ") + ", " + timing
+	}
+	h["Server-Timing"] = []string{timing}
+}
+
+// timing is what the wait was for, as a metric of Server-Timing.
+func (g grant) timing() string {
+	if g.waited == 0 {
+		return "queue;dur=0"
+	}
+	name := "queue;dur="
+	if g.woke {
+		name = "queue;dur=0, wake;dur="
+	}
+	return name + strconv.FormatFloat(float64(g.waited)/float64(time.Millisecond), 'f', 3, 64)
+}
+
+// fail answers r with err, which kept a function from answering.
+func (c *call) fail(w http.ResponseWriter, r *http.Request, err error) {
+	status, err := c.explain(r, err)
+	c.status = status
+	h := w.Header()
+	h.Set(web.HeaderInternal, internal)
+	c.mark(h)
+	if status == http.StatusBadGateway {
+		c.proxy.log.Warn("no answer from function", "function", c.route.ref, "call_id", c.id[0], "err", err)
+		http.Error(w, err.Error(), status)
+		return
+	}
+	web.WriteError(w, r, c.proxy.log, err)
+}
+
+// explain turns an error of any layer below into one for the caller, and the
+// status it is answered with.
+func (c *call) explain(r *http.Request, err error) (int, error) {
+	if r.Context().Err() != nil {
+		return web.StatusClientClosedRequest, r.Context().Err()
+	}
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		err = fault.TooLarge.Errorf("request body exceeds %d bytes", tooLarge.Limit)
+	} else if broken, ok := errors.AsType[*bodyError](err); ok {
+		err = fault.Invalid.Errorf("%w", broken)
+	} else if errors.Is(err, os.ErrDeadlineExceeded) {
+		limit := c.route.view.Load().Settings.ExecTimeout
+		err = fault.Timeout.Errorf("function %s did not answer within its exec_timeout of %s", c.route.ref, limit)
+	} else if failed, ok := errors.AsType[*sendError](err); ok && !failed.sent {
+		err = fault.Unavailable.Errorf("function %s cannot be reached: %w", c.route.ref, err)
+	} else if fault.KindOf(err) == fault.Internal {
+		return http.StatusBadGateway, fmt.Errorf("function %s gave no answer: %w", c.route.ref, err)
+	}
+	return web.Status(err), err
+}

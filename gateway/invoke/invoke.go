@@ -1,0 +1,119 @@
+// Package invoke carries a request to a function and its answer back.
+//
+// A [Table] knows where the replicas of every function are; a [Watcher] keeps
+// it true by the provider's stream, so that no request asks the provider
+// anything. The [Proxy] is the http.Handler: it takes a slot of a replica,
+// waits for one when all are taken, wakes the function when it has no replica,
+// and then streams bytes both ways without holding a body whole. What may be
+// tried again on another replica is; what a function may have begun to handle
+// is not.
+//
+// Errors made here carry the header X-OpenFaaS-Internal, and every answer says
+// by Server-Timing how long its request waited, and for what.
+//
+// Start with [NewTable], [NewProxy] and [Watcher.Run].
+package invoke
+
+import (
+	"log"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/graphene-faas/graphene/internal/web"
+)
+
+// HeaderQueued marks a request from the queue worker. It is refused at once
+// where others wait for a slot, because it waits better in the queue. Functions
+// do not see it.
+const HeaderQueued = "X-Graphene-Queued"
+
+// internal is the value of [web.HeaderInternal] on errors made here.
+const internal = "gateway"
+
+// ProxyOptions tune a [Proxy].
+type ProxyOptions struct {
+	// Version is shown in the header X-Served-By.
+	Version string
+	Log     *slog.Logger
+}
+
+// A Proxy serves /function/NAME[.NAMESPACE]/…. It must be given paths as they
+// were sent, neither cleaned nor decoded. It is safe for concurrent use.
+type Proxy struct {
+	table    *Table
+	servedBy string
+	log      *slog.Logger
+	errors   *log.Logger // where httputil complains
+	calls    sync.Pool   // of *call
+}
+
+// NewProxy returns a proxy to the functions in t.
+func NewProxy(t *Table, o ProxyOptions) *Proxy {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Version == "" {
+		o.Version = "dev"
+	}
+	p := &Proxy{
+		table:    t,
+		servedBy: "graphene/" + o.Version,
+		log:      o.Log,
+		errors:   slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+	}
+	p.calls.New = func() any { return newCall(p) }
+	return p
+}
+
+// ServeHTTP sends r to the function its path names and the answer to w.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c := p.calls.Get().(*call)
+	c.begin(r, time.Now())
+	defer func() {
+		c.end()
+		p.calls.Put(c)
+	}()
+	if !allowed(r.Method) {
+		w.Header().Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+		c.mark(w.Header())
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return
+	}
+	where, ok := split(r.URL)
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	route, err := p.table.find(r.Context(), where.name)
+	if err != nil {
+		c.fail(w, r, err)
+		return
+	}
+	c.serve(w, r, route, where)
+}
+
+func allowed(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return true
+	}
+	return false
+}
+
+// idempotent reports whether handling a request twice does no more than
+// handling it once, by what its method promises.
+func idempotent(method string) bool {
+	return allowed(method) && method != http.MethodPost && method != http.MethodPatch
+}
+
+// fromWatchdog reports whether an answer's [web.HeaderInternal] was set by a
+// watchdog, which lets nothing through that the handler set.
+func fromWatchdog(h http.Header) bool {
+	switch h.Get(web.HeaderInternal) {
+	case "watchdog", "of-watchdog":
+		return true
+	}
+	return false
+}

@@ -1,0 +1,93 @@
+package invoke
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/graphene-faas/graphene/internal/function"
+)
+
+// A replica is one running instance of a function. Its route's mutex guards
+// the fields that are not atomic.
+type replica struct {
+	function.Replica
+	transport *transport
+	// http2 speaks HTTP/2 to the replica, for gRPC. Few functions need it.
+	http2 func() *http.Transport
+
+	slots    atomic.Int64 // 0 is unlimited
+	inflight atomic.Int64 // slots taken
+
+	probed  bool // answered a probe
+	probing bool // somebody is probing it
+	refused bool // refused a connection and has not answered a probe since
+	removed bool // not the provider's any more
+}
+
+func newReplica(r function.Replica, dial func(ctx context.Context, network, address string) (net.Conn, error)) *replica {
+	network, address, _ := strings.Cut(r.Address, ":")
+	rep := &replica{Replica: r}
+	connect := func(ctx context.Context) (net.Conn, error) { return dial(ctx, network, address) }
+	rep.transport = &transport{dial: connect}
+	rep.http2 = sync.OnceValue(func() *http.Transport {
+		var protocols http.Protocols
+		protocols.SetUnencryptedHTTP2(true)
+		t := &http.Transport{
+			DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return connect(ctx) },
+			Protocols:          &protocols,
+			DisableCompression: true,
+			IdleConnTimeout:    idleTimeout,
+		}
+		rep.transport.onClose(t.CloseIdleConnections)
+		return t
+	})
+	return rep
+}
+
+// usable reports whether requests may go to the replica. The caller holds the
+// route's mutex.
+func (rep *replica) usable() bool { return !rep.refused && (rep.Ready || rep.probed) }
+
+// take takes a slot, if one is free.
+func (rep *replica) take() bool {
+	slots := rep.slots.Load()
+	if slots == 0 {
+		rep.inflight.Add(1)
+		return true
+	}
+	for {
+		n := rep.inflight.Load()
+		if n >= slots {
+			return false
+		}
+		if rep.inflight.CompareAndSwap(n, n+1) {
+			return true
+		}
+	}
+}
+
+// probeTimeout is how long a replica may take to say whether it is ready. One
+// that is busy loading may be slow to say so.
+const probeTimeout = time.Second
+
+// answers reports whether the replica says that it is ready. A replica that
+// listens but has no such route is taken for ready.
+func (rep *replica) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://replica/_/ready", nil)
+	if err != nil {
+		return false // unreachable: the request is a constant
+	}
+	res, err := rep.transport.RoundTrip(req)
+	if err != nil {
+		return false
+	}
+	res.Body.Close()
+	return res.StatusCode == http.StatusOK || res.StatusCode == http.StatusNotFound
+}

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/http/pprof"
+	"net/url"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/gorilla/mux"
+
+	"github.com/graphene-faas/graphene/gateway/invoke"
+	"github.com/graphene-faas/graphene/gateway/metrics"
+	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/web"
+)
+
+// A report is what a role prints, on one line of standard output, when it
+// listens and again for every line it reads from standard input.
+type report struct {
+	Address string
+	CPU     time.Duration // processor time used since the start, user and system
+}
+
+// serve plays one role: "upstream SOCKET", "bare SOCKET" or "gateway SOCKET".
+// It ends with its standard input.
+func serve(args []string) error {
+	if len(args) != 2 {
+		return errors.New("serve wants a role and a socket")
+	}
+	role, socket := args[0], args[1]
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+
+	network, address := "tcp", "127.0.0.1:0"
+	var handler http.Handler
+	var background func(context.Context) error
+	switch role {
+	case "upstream":
+		network, address, handler = "unix", socket, http.HandlerFunc(echo)
+	case "bare":
+		handler = bare(socket)
+	case "gateway":
+		handler, background = gateway(socket)
+	default:
+		return fmt.Errorf("unknown role %q", role)
+	}
+	ln, err := net.Listen(network, address)
+	if err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	defer cancel()
+	if background != nil {
+		parts.Go(func() { _ = background(ctx) })
+	}
+	parts.Go(func() { _ = web.Serve(ctx, ln, handler, web.ServeOptions{}) })
+
+	in := json.NewDecoder(os.Stdin)
+	out := json.NewEncoder(os.Stdout)
+	for {
+		used, err := processorTime()
+		if err != nil {
+			return err
+		}
+		if err := out.Encode(report{Address: ln.Addr().String(), CPU: used}); err != nil {
+			return fmt.Errorf("report: %w", err)
+		}
+		var ask any
+		if err := in.Decode(&ask); err != nil {
+			return nil
+		}
+	}
+}
+
+func processorTime() (time.Duration, error) {
+	var used syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &used); err != nil {
+		return 0, fmt.Errorf("getrusage: %w", err)
+	}
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano()), nil
+}
+
+// echo answers with the request's body, or with a few words.
+func echo(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength == 0 {
+		_, _ = io.WriteString(w, "hello from the other side\n")
+		return
+	}
+	_, _ = io.Copy(w, r.Body)
+}
+
+// bare is the peer: what one writes who needs a reverse proxy and no more.
+func bare(socket string) http.Handler {
+	dialer := net.Dialer{}
+	return &httputil.ReverseProxy{
+		Rewrite: func(pr *httputil.ProxyRequest) {
+			pr.SetURL(&url.URL{Scheme: "http", Host: "upstream"})
+			pr.SetXForwarded()
+		},
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return dialer.DialContext(ctx, "unix", socket)
+			},
+			MaxIdleConnsPerHost: 1024,
+		},
+	}
+}
+
+// gateway is the whole request path: routing, a token check from a cache, the
+// call id, metrics, timing, the choice of a replica, and the exec timeout.
+func gateway(socket string) (http.Handler, func(context.Context) error) {
+	m := metrics.New(nil)
+	table := invoke.NewTable(invoke.TableOptions{
+		Counters: func(ref function.Ref) invoke.Counters { return m.Function(ref) },
+	})
+	table.Set(function.Endpoints{
+		Ref:      function.Ref{Name: "echo", Namespace: function.DefaultNamespace},
+		Desired:  1,
+		Min:      1,
+		Replicas: []function.Replica{{ID: "echo-1", Address: "unix:" + socket, Ready: true}},
+		Settings: function.Settings{ExecTimeout: function.Duration(time.Minute), MaxInflight: 100},
+	})
+	table.Synced()
+
+	var known tokens
+	known.add("a-token-of-the-length-that-tokens-have")
+	r := mux.NewRouter().SkipClean(true).UseEncodedPath()
+	r.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	r.HandleFunc("/debug/pprof/allocs", pprof.Index)
+	r.Path("/healthz").HandlerFunc(echo)
+	r.PathPrefix("/system/").HandlerFunc(http.NotFound)
+	r.PathPrefix("/function/").Handler(known.check(invoke.NewProxy(table, invoke.ProxyOptions{Version: "bench"})))
+	return r, table.Run
+}
+
+// tokens stands in for the cache of verified bearer tokens.
+type tokens struct{ byHash sync.Map }
+
+func (t *tokens) add(token string) { t.byHash.Store(sha256.Sum256([]byte(token)), true) }
+
+func (t *tokens) check(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if !ok {
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		if _, ok := t.byHash.Load(sha256.Sum256([]byte(token))); !ok {
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
