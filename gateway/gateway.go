@@ -22,15 +22,20 @@ import (
 
 	"github.com/graphene-faas/graphene/gateway/api"
 	"github.com/graphene-faas/graphene/gateway/auth"
+	"github.com/graphene-faas/graphene/gateway/invoke"
 	"github.com/graphene-faas/graphene/gateway/metrics"
+	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/web"
 )
 
 // A Gateway is one front door.
 type Gateway struct {
 	o       Options
-	api     *api.API
 	metrics *metrics.Metrics
+	api     *api.API
+	table   *invoke.Table   // of functions and their replicas
+	watcher *invoke.Watcher // keeps table equal to what the provider says
+	proxy   *invoke.Proxy
 	handler http.Handler
 }
 
@@ -46,7 +51,7 @@ func New(o Options) *Gateway {
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, time.Minute)
 
 	g := &Gateway{o: o}
-	g.metrics = metrics.New(nil)
+	g.metrics = metrics.New(func(yield func(function.Endpoints) bool) { g.table.All()(yield) })
 	g.api = api.New(api.Options{
 		Provider:    o.Provider,
 		ProviderURL: o.ProviderURL,
@@ -61,6 +66,21 @@ func New(o Options) *Gateway {
 		Timeout:     o.UpstreamTimeout,
 		Log:         o.Log,
 	})
+	g.table = invoke.NewTable(invoke.TableOptions{
+		Namespace:  o.Namespace,
+		Scaler:     g.api,
+		Counters:   func(ref function.Ref) invoke.Counters { return g.metrics.Function(ref) },
+		Removed:    g.metrics.Forget,
+		MaxWaiting: o.MaxWaiting,
+		Log:        o.Log,
+	})
+	g.watcher = &invoke.Watcher{
+		Client: &http.Client{Transport: o.Provider},
+		URL:    o.ProviderURL,
+		Table:  g.table,
+		Log:    o.Log,
+	}
+	g.proxy = invoke.NewProxy(g.table, invoke.ProxyOptions{Version: o.Version.Release, Log: o.Log})
 	g.handler = g.routes()
 	return g
 }
@@ -74,8 +94,16 @@ func (g *Gateway) Handler() http.Handler { return g.handler }
 // when a listener fails.
 func (g *Gateway) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return g.serve(ctx) })
-	group.Go(func() error { return g.serveMetrics(ctx) })
+	// Calls that drain still need to find their functions, and to wake them:
+	// what is behind the listener stops after it.
+	behind, stopBehind := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error { return g.watcher.Run(behind) })
+	group.Go(func() error { return g.table.Run(behind) })
+	group.Go(func() error { return g.serveMetrics(behind) })
+	group.Go(func() error {
+		defer stopBehind()
+		return g.serve(ctx)
+	})
 	return group.Wait()
 }
 

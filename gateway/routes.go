@@ -9,6 +9,7 @@ import (
 	"github.com/gorilla/mux"
 
 	"github.com/graphene-faas/graphene/gateway/auth"
+	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/web"
 )
 
@@ -24,29 +25,56 @@ Management is under /system and needs the password that the first start made.
 `
 
 // routes is everything that callers can reach.
-func (g *Gateway) routes() http.Handler {
+func (g *Gateway) routes() *mux.Router {
 	r := newRouter()
 
-	// Open to everybody.
+	// Open to everybody. Calls come first: routes are tried in this order.
+	r.PathPrefix("/function/").Handler(g.calls())
 	r.Path("/").Methods("GET", "HEAD").HandlerFunc(g.welcome)
 	r.Path("/healthz").Methods("GET", "HEAD").Handler(g.accessLog(slog.LevelDebug, web.Handler(g.o.Log, g.health)))
 
 	// Refused to everybody nobody knows, whether the path exists or not.
-	r.PathPrefix("/system/").Handler(g.guarded(g.systemRoutes()))
+	r.PathPrefix("/system/").Handler(g.guarded(web.Bound(g.o.ReadTimeout, g.o.WriteTimeout, g.systemRoutes())))
 	if g.o.Registry != nil {
 		r.PathPrefix("/v2/").Handler(g.guarded(g.registryRoutes()))
 	}
 	return r
 }
 
+// calls is the way to functions.
+func (g *Gateway) calls() http.Handler {
+	var h http.Handler = g.proxy
+	if limit := g.o.MaxBody; limit > 0 {
+		h = limited(limit, g.o.Log, h)
+	}
+	if g.o.AccessLog {
+		h = web.IdentifyCalls(g.accessLog(slog.LevelInfo, h))
+	}
+	return h
+}
+
+// limited refuses bodies of more than limit bytes: at once where the length is
+// said in advance, else when that much has arrived.
+func limited(limit int64, log *slog.Logger, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength > limit {
+			w.Header().Set(web.HeaderInternal, "gateway")
+			web.WriteError(w, r, log, fault.TooLarge.Errorf("request body exceeds %d bytes", limit))
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
+		next.ServeHTTP(w, r)
+	})
+}
+
 // systemRoutes is the management API.
-func (g *Gateway) systemRoutes() http.Handler {
+func (g *Gateway) systemRoutes() *mux.Router {
 	r := newRouter()
 	for _, route := range g.api.Routes() {
 		r.Path(route.Path).Methods(route.Method).
 			Handler(g.metrics.Route(route.Path, web.Handler(g.o.Log, route.Handle)))
 	}
-	return web.Bound(g.o.ReadTimeout, g.o.WriteTimeout, r)
+	return r
 }
 
 // registryRoutes is the OCI registry. Images may be large and lines slow, so
@@ -66,7 +94,7 @@ func (g *Gateway) registryRoutes() http.Handler {
 }
 
 // metricsRoutes is what Prometheus can reach.
-func (g *Gateway) metricsRoutes() http.Handler {
+func (g *Gateway) metricsRoutes() *mux.Router {
 	r := newRouter()
 	r.Path("/metrics").Methods("GET").Handler(g.metrics.Handler())
 	r.Path("/healthz").Methods("GET").HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -107,7 +135,11 @@ func (g *Gateway) welcome(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, welcome, g.o.Version.Release, "http://"+r.Host)
 }
 
-// health says whether the provider is ready, in its words.
+// health answers whether calls can be served: whether it is known where the
+// functions are, and the provider is ready.
 func (g *Gateway) health(w http.ResponseWriter, r *http.Request) error {
+	if !g.table.Ready() {
+		return fault.Unavailable.Errorf("the gateway does not know the functions yet")
+	}
 	return g.api.Health(w, r)
 }

@@ -1,10 +1,13 @@
 package api
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"runtime"
 	"strconv"
 	"strings"
@@ -21,7 +24,7 @@ import (
 func (a *API) listFunctions(w http.ResponseWriter, r *http.Request, s subject) error {
 	ctx, cancel := a.bound(r)
 	defer cancel()
-	resp, err := a.ask(ctx, r, s)
+	resp, err := a.ask(ctx, r.Method, r.Header, s)
 	if err != nil {
 		return err
 	}
@@ -68,6 +71,28 @@ func (a *API) scale(w http.ResponseWriter, r *http.Request, s subject) error {
 	return a.pass(w, r, s)
 }
 
+// Scale sets a function's number of replicas for the gateway itself, which
+// wakes functions that are called. Errors have the kind the provider meant.
+func (a *API) Scale(ctx context.Context, ref function.Ref, replicas int) error {
+	body, err := json.Marshal(types.ScaleServiceRequest{ServiceName: ref.Name, Namespace: ref.Namespace, Replicas: uint64(replicas)})
+	if err != nil {
+		return fmt.Errorf("scale %s to %d: %w", ref, replicas, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.o.Timeout)
+	defer cancel()
+	query := url.Values{"namespace": {ref.Namespace}}
+	resp, err := a.ask(ctx, http.MethodPost, nil, subject{path: "/system/scale-function/" + ref.Name, query: query, body: body})
+	if err != nil {
+		return fmt.Errorf("scale %s to %d: %w", ref, replicas, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode < 200 || resp.StatusCode > 299 {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 1000)) // what could be read says more than that the rest could not
+		return fmt.Errorf("scale %s to %d: %w", ref, replicas, web.Kind(resp.StatusCode).Errorf("%s", bytes.TrimSpace(text)))
+	}
+	return nil
+}
+
 // logs passes on the provider's stream of log lines. A stream that follows
 // lasts until the caller hangs up or the gateway stops.
 func (a *API) logs(w http.ResponseWriter, r *http.Request, s subject) error {
@@ -76,7 +101,7 @@ func (a *API) logs(w http.ResponseWriter, r *http.Request, s subject) error {
 	}
 	ctx, cancel := web.UntilDrain(r.Context())
 	defer cancel()
-	resp, err := a.ask(ctx, r, s)
+	resp, err := a.ask(ctx, r.Method, r.Header, s)
 	if err != nil {
 		if r.Context().Err() != nil {
 			return err
@@ -150,7 +175,7 @@ type gatewayInfo struct {
 func (a *API) providerInfo(r *http.Request, s subject, p *types.ProviderInfo) error {
 	ctx, cancel := a.bound(r)
 	defer cancel()
-	resp, err := a.ask(ctx, r, s)
+	resp, err := a.ask(ctx, r.Method, r.Header, s)
 	if err != nil {
 		return err
 	}

@@ -247,7 +247,9 @@ func TestInfoIsCompleteEvenWhenTheProviderIsNot(t *testing.T) {
 			map[string]any{"provider": "graphene-local", "orchestration": "processes", "version": map[string]any{"sha": "s", "release": "r"}},
 		},
 		"has no version": {
-			func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"provider":"p","orchestration":"o"}`) },
+			func(w http.ResponseWriter, _ *http.Request) {
+				io.WriteString(w, `{"provider":"p","orchestration":"o"}`)
+			},
 			map[string]any{"provider": "p", "orchestration": "o", "version": map[string]any{"sha": "unknown", "release": "unknown"}},
 		},
 		"fails": {

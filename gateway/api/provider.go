@@ -16,7 +16,7 @@ import (
 func (a *API) pass(w http.ResponseWriter, r *http.Request, s subject) error {
 	ctx, cancel := a.bound(r)
 	defer cancel()
-	resp, err := a.ask(ctx, r, s)
+	resp, err := a.ask(ctx, r.Method, r.Header, s)
 	if err != nil {
 		return err
 	}
@@ -31,17 +31,17 @@ func (a *API) bound(r *http.Request) (context.Context, context.CancelFunc) {
 }
 
 // ask sends the provider a request about s. The caller closes the answer's
-// body. Of r's headers only those go along that say something of the body:
-// credentials for the gateway are none of the provider's business.
-func (a *API) ask(ctx context.Context, r *http.Request, s subject) (*http.Response, error) {
+// body. Of header only what describes the bodies goes along: credentials for
+// the gateway are none of the provider's business.
+func (a *API) ask(ctx context.Context, method string, header http.Header, s subject) (*http.Response, error) {
 	u := a.o.ProviderURL.JoinPath(s.path)
 	u.RawQuery = s.query.Encode()
-	out, err := http.NewRequestWithContext(ctx, r.Method, u.String(), bytes.NewReader(s.body))
+	out, err := http.NewRequestWithContext(ctx, method, u.String(), bytes.NewReader(s.body))
 	if err != nil {
 		return nil, fmt.Errorf("ask the provider: %w", err)
 	}
 	for _, k := range []string{"Accept", "Content-Type", "User-Agent"} {
-		if v := r.Header.Values(k); len(v) > 0 {
+		if v := header.Values(k); len(v) > 0 {
 			out.Header[k] = v
 		}
 	}
@@ -99,7 +99,7 @@ func relay(w http.ResponseWriter, resp *http.Response) {
 func (a *API) Health(w http.ResponseWriter, r *http.Request) error {
 	ctx, cancel := a.bound(r)
 	defer cancel()
-	resp, err := a.ask(ctx, r, subject{path: "/healthz"})
+	resp, err := a.ask(ctx, r.Method, r.Header, subject{path: "/healthz"})
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,483 @@
+package gateway_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/gorilla/mux"
+	"github.com/openfaas/faas-provider/types"
+
+	"github.com/graphene-faas/graphene/gateway"
+	"github.com/graphene-faas/graphene/gateway/auth"
+	"github.com/graphene-faas/graphene/gateway/client"
+	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/testkit"
+	"github.com/graphene-faas/graphene/internal/web"
+	"github.com/graphene-faas/graphene/provider"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
+
+// A platform is a gateway and a provider in front of replicas that a test
+// plays.
+type platform struct {
+	*gateway.Gateway
+	url, metricsURL string
+	runtime         *fakeRuntime
+	client          *client.Client // of the administrator
+	stop            func() error   // ends it and returns what Run returned
+}
+
+// start runs a platform whose functions are all handler.
+func start(t *testing.T, handler http.HandlerFunc, adjust ...func(*gateway.Options)) *platform {
+	t.Helper()
+	replica := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/_/") {
+			return // healthy and ready
+		}
+		handler(w, r)
+	}))
+	t.Cleanup(replica.Close)
+	runtime := newFakeRuntime("tcp:" + strings.TrimPrefix(replica.URL, "http://"))
+	server := provider.New(provider.Options{
+		Runtime: runtime, Secrets: runtime, Logs: runtime, Namespaces: runtime,
+		Info: types.ProviderInfo{Name: "fake", Orchestration: "none", Version: &types.VersionInfo{Release: "1", SHA: "2"}},
+		Log:  testkit.Log(t),
+	})
+	o := gateway.Options{
+		Listener:        listen(t),
+		MetricsListener: listen(t),
+		Provider:        web.InProcess(server.Handler()),
+		Authenticator:   auth.NewBasic("admin", "s3cret"),
+		Version:         types.VersionInfo{Release: "0.1.0", SHA: "abc"},
+		Target: func(context.Context) (function.Target, error) {
+			return function.Target{OS: "linux", Arch: "amd64", Python: "cp311", Libc: "glibc"}, nil
+		},
+		Drain: time.Hour,
+		Log:   testkit.Log(t),
+	}
+	for _, f := range adjust {
+		f(&o)
+	}
+	p := &platform{Gateway: gateway.New(o), url: "http://" + o.Listener.Addr().String(), runtime: runtime}
+	if o.MetricsListener != nil {
+		p.metricsURL = "http://" + o.MetricsListener.Addr().String()
+	}
+	var err error
+	if p.client, err = client.New(client.Options{URL: p.url, User: "admin", Password: "s3cret"}); err != nil {
+		t.Fatal(err)
+	}
+
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	watch, stopWatch := context.WithCancel(context.WithoutCancel(t.Context()))
+	var running sync.WaitGroup
+	ended := make(chan error, 1)
+	running.Go(func() { _ = server.Run(watch) })
+	running.Go(func() { ended <- p.Run(ctx) })
+	p.stop = sync.OnceValue(func() error {
+		cancel()
+		err := <-ended
+		stopWatch()
+		running.Wait()
+		return err
+	})
+	t.Cleanup(func() {
+		http.DefaultClient.CloseIdleConnections()
+		if err := p.stop(); err != nil {
+			t.Errorf("Run = %v", err)
+		}
+	})
+	p.awaitReady(t)
+	return p
+}
+
+// awaitReady returns once the gateway knows the functions.
+func (p *platform) awaitReady(t *testing.T) {
+	t.Helper()
+	for p.client.Healthy(t.Context()) != nil {
+		if t.Context().Err() != nil {
+			t.Fatal("the platform does not get ready")
+		}
+	}
+}
+
+func listen(t *testing.T) net.Listener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ln
+}
+
+func nothing(http.ResponseWriter, *http.Request) {}
+
+// do sends a request as the administrator. The answer's body is read.
+func (p *platform) do(t *testing.T, method, uri, body string) (*http.Response, string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, p.url+uri, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.SetBasicAuth("admin", "s3cret")
+	return p.send(t, r)
+}
+
+func (p *platform) send(t *testing.T, r *http.Request) (*http.Response, string) {
+	t.Helper()
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(text)
+}
+
+func TestEveryRouteButAFewRefusesCallersNobodyKnows(t *testing.T) {
+	reached := func(w http.ResponseWriter, r *http.Request) { t.Errorf("%s %s got through", r.Method, r.URL) }
+	p := start(t, nothing, func(o *gateway.Options) { o.Registry = http.HandlerFunc(reached) })
+	open := map[string]bool{"/": true, "/healthz": true, "/function/": true}
+
+	var routes []string // "METHOD PATH", of every route there is
+	err := p.Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {
+		path, err := route.GetPathTemplate()
+		if err != nil {
+			return err
+		}
+		methods, err := route.GetMethods()
+		if err != nil {
+			methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} // takes any
+		}
+		for _, method := range methods {
+			if !open[path] {
+				routes = append(routes, method+" "+path)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(routes) < 25 {
+		t.Fatalf("only %d routes were found: %q", len(routes), routes)
+	}
+	routes = append(routes, "GET /system/", "GET /system/no-such-thing", "PATCH /system/functions", "GET /v2/", "PUT /v2/echo/manifests/latest")
+
+	credentials := map[string]func(*http.Request){
+		"none":                  func(*http.Request) {},
+		"a wrong password":      func(r *http.Request) { r.SetBasicAuth("admin", "wrong") },
+		"an empty password":     func(r *http.Request) { r.SetBasicAuth("admin", "") },
+		"another kind of token": func(r *http.Request) { r.Header.Set("Authorization", "Bearer s3cret") },
+	}
+	for _, route := range routes {
+		method, path, _ := strings.Cut(route, " ")
+		path = strings.NewReplacer("{name}", "echo", "{namespace}", "fn").Replace(path)
+		for name, set := range credentials {
+			r, err := http.NewRequestWithContext(t.Context(), method, p.url+path, strings.NewReader("{}"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			set(r)
+			resp, body := p.send(t, r)
+			if resp.StatusCode != 401 || resp.Header.Get("WWW-Authenticate") != `Basic realm="Restricted"` {
+				t.Errorf("%s with %s: %d, %v", route, name, resp.StatusCode, resp.Header)
+			}
+			if method != "HEAD" && body != "invalid credentials" {
+				t.Errorf("%s with %s: body %q", route, name, body)
+			}
+		}
+	}
+}
+
+func TestWithoutAnAuthenticatorNobodyMayDoAnything(t *testing.T) {
+	p := start(t, nothing, func(o *gateway.Options) { o.Authenticator = nil })
+	if resp, _ := p.do(t, "GET", "/system/functions", ""); resp.StatusCode != 401 {
+		t.Errorf("status %d, want 401", resp.StatusCode)
+	}
+	p = start(t, nothing, func(o *gateway.Options) { o.Authenticator = auth.Open{} })
+	r, _ := http.NewRequestWithContext(t.Context(), "GET", p.url+"/system/functions", nil)
+	if resp, _ := p.send(t, r); resp.StatusCode != 200 {
+		t.Errorf("switched off: status %d, want 200", resp.StatusCode)
+	}
+}
+
+func TestPathsAreTakenAsTheyAreAndVerbsStrictly(t *testing.T) {
+	p := start(t, nothing)
+	for _, tt := range []struct {
+		method, uri string
+		status      int
+		body        string
+	}{
+		{"GET", "/nowhere", 404, "404 page not found\n"},
+		{"GET", "/system/nowhere", 404, "404 page not found\n"},
+		{"GET", "//system/functions", 404, "404 page not found\n"},
+		{"GET", "/%73ystem/functions", 404, "404 page not found\n"},
+		{"GET", "/v2/", 404, "404 page not found\n"},
+		{"POST", "/async-function/echo", 404, "404 page not found\n"},
+		{"PATCH", "/system/functions", 405, ""},
+		{"HEAD", "/system/functions", 405, ""},
+		{"POST", "/healthz", 405, ""},
+		{"HEAD", "/healthz", 200, ""},
+		{"GET", "/healthz", 200, ""},
+		{"GET", "/system/function/a%2Fb", 400, "function name \"a%2Fb\" must be lower-case letters, digits and inner dashes\n"},
+	} {
+		resp, body := p.do(t, tt.method, tt.uri, "")
+		if resp.StatusCode != tt.status || body != tt.body {
+			t.Errorf("%s %s: %d %q, want %d %q", tt.method, tt.uri, resp.StatusCode, body, tt.status, tt.body)
+		}
+	}
+	if resp, body := p.do(t, "GET", "/", ""); resp.StatusCode != 200 || !strings.Contains(body, "Graphene 0.1.0") {
+		t.Errorf("GET /: %d %q", resp.StatusCode, body)
+	}
+}
+
+func TestTheRegistryIsForThoseWhoMayDeploy(t *testing.T) {
+	p := start(t, nothing, func(o *gateway.Options) {
+		o.Registry = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.Method+" "+r.RequestURI) })
+	})
+	if resp, body := p.do(t, "PUT", "/v2/a/b/manifests/x?y=1", ""); resp.StatusCode != 200 || body != "PUT /v2/a/b/manifests/x?y=1" {
+		t.Errorf("%d %q", resp.StatusCode, body)
+	}
+}
+
+func TestHealthIsTheProvidersOnceTheFunctionsAreKnown(t *testing.T) {
+	status := http.StatusOK
+	synced := make(chan struct{})
+	g := gateway.New(gateway.Options{
+		Listener: listen(t),
+		Provider: web.InProcess(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/healthz" {
+				w.WriteHeader(status)
+				return
+			}
+			select {
+			case <-synced:
+				io.WriteString(w, `{"epoch":"1","synced":true,"reset":true}`)
+				http.NewResponseController(w).Flush()
+				<-r.Context().Done()
+			case <-r.Context().Done():
+			}
+		})),
+		Log: testkit.Log(t),
+	})
+	health := func() int {
+		w := httptest.NewRecorder()
+		g.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/healthz", nil))
+		return w.Code
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- g.Run(ctx) }()
+	if got := health(); got != 503 {
+		t.Errorf("before the functions are known: %d, want 503", got)
+	}
+	close(synced)
+	for health() != 200 {
+		if t.Context().Err() != nil {
+			t.Fatal("the gateway does not get healthy")
+		}
+	}
+	status = http.StatusServiceUnavailable
+	if got := health(); got != 503 {
+		t.Errorf("while the provider is not ready: %d, want 503", got)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMetricsHaveAListenerOfTheirOwn(t *testing.T) {
+	p := start(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) })
+	p.deploy(t, "echo")
+	p.do(t, "GET", "/function/echo", "")
+	p.do(t, "GET", "/system/functions", "")
+	r, _ := http.NewRequestWithContext(t.Context(), "GET", p.metricsURL+"/metrics", nil)
+	_, body := p.send(t, r)
+	for _, line := range []string{
+		`gateway_function_invocation_total{code="418",function_name="echo.openfaas-fn"} 1`,
+		`gateway_function_invocation_started{function_name="echo.openfaas-fn"} 1`,
+		`gateway_service_count{function_name="echo.openfaas-fn"} 1`,
+		`gateway_service_ready_count{function_name="echo.openfaas-fn"} 1`,
+		`http_requests_total{method="GET",path="/system/functions",status="200"} 1`,
+	} {
+		if !strings.Contains(body, line+"\n") {
+			t.Errorf("metrics do not hold %s", line)
+		}
+	}
+	for uri, want := range map[string]string{"/healthz": "OK", "/system/functions": "404 page not found\n"} {
+		r, _ := http.NewRequestWithContext(t.Context(), "GET", p.metricsURL+uri, nil)
+		if _, body := p.send(t, r); body != want {
+			t.Errorf("%s of the metrics: %q, want %q", uri, body, want)
+		}
+	}
+	if resp, _ := p.do(t, "GET", "/metrics", ""); resp.StatusCode != 404 {
+		t.Errorf("metrics among the functions: %d, want 404", resp.StatusCode)
+	}
+	if err := p.client.Remove(t.Context(), function.Ref{Name: "echo", Namespace: function.DefaultNamespace}); err != nil {
+		t.Fatal(err)
+	}
+	for strings.Contains(body, "echo.openfaas-fn") {
+		r, _ := http.NewRequestWithContext(t.Context(), "GET", p.metricsURL+"/metrics", nil)
+		_, body = p.send(t, r)
+	}
+}
+
+// deploy makes a function, and returns once it can be called.
+func (p *platform) deploy(t *testing.T, name string) {
+	t.Helper()
+	if err := p.client.Deploy(t.Context(), types.FunctionDeployment{Service: name, Image: "image"}); err != nil {
+		t.Fatal(err)
+	}
+	for ref := (function.Ref{Name: name, Namespace: function.DefaultNamespace}); !p.Knows(ref); {
+		if t.Context().Err() != nil {
+			t.Fatalf("the gateway does not learn of %s", ref)
+		}
+	}
+}
+
+func TestCallsThatAreTooLongAreRefused(t *testing.T) {
+	var got int64
+	p := start(t, func(_ http.ResponseWriter, r *http.Request) { got, _ = io.Copy(io.Discard, r.Body) }, func(o *gateway.Options) { o.MaxBody = 10 })
+	p.deploy(t, "echo")
+	if resp, _ := p.do(t, "POST", "/function/echo", "0123456789"); resp.StatusCode != 200 || got != 10 {
+		t.Errorf("at the limit: %d, function got %d bytes", resp.StatusCode, got)
+	}
+	for name, body := range map[string]io.Reader{
+		"said in advance": strings.NewReader("01234567890"),
+		"not said":        io.MultiReader(strings.NewReader("01234"), strings.NewReader("567890")),
+	} {
+		r, _ := http.NewRequestWithContext(t.Context(), "POST", p.url+"/function/echo", body)
+		resp, text := p.send(t, r)
+		if resp.StatusCode != 413 || text != "request body exceeds 10 bytes\n" || resp.Header.Get(web.HeaderInternal) != "gateway" {
+			t.Errorf("%s: %d %q %v", name, resp.StatusCode, text, resp.Header)
+		}
+	}
+}
+
+func TestRunDrainsCallsAndThenEverythingBehindThem(t *testing.T) {
+	arrived, finish := make(chan struct{}), make(chan struct{})
+	p := start(t, func(w http.ResponseWriter, _ *http.Request) {
+		close(arrived)
+		<-finish
+		io.WriteString(w, "whole")
+	})
+	p.deploy(t, "slow")
+	answer := make(chan string)
+	go func() {
+		resp, err := p.client.Invoke(t.Context(), client.Call{Function: function.Ref{Name: "slow"}})
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		answer <- string(body)
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	<-arrived
+	ended := make(chan error)
+	go func() { ended <- p.stop() }()
+	for {
+		if err := p.client.Healthy(t.Context()); errors.Is(err, fault.Unavailable) {
+			break // stopped accepting
+		}
+	}
+	close(finish)
+	if got := <-answer; got != "whole" {
+		t.Errorf("the call in flight got %q", got)
+	}
+	if err := <-ended; err != nil {
+		t.Errorf("Run = %v", err)
+	}
+}
+
+func TestAFollowedLogEndsWhenTheGatewayStops(t *testing.T) {
+	p := start(t, nothing, func(o *gateway.Options) {
+		inner := o.Provider
+		o.Provider = roundTripper(func(r *http.Request) (*http.Response, error) {
+			if !strings.HasPrefix(r.URL.Path, "/system/logs") {
+				return inner.RoundTrip(r)
+			}
+			return web.InProcess(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, `{"text":"one"}`+"\n")
+				<-r.Context().Done()
+			})).RoundTrip(r)
+		})
+	})
+	r, _ := http.NewRequestWithContext(t.Context(), "GET", p.url+"/system/logs?name=echo&follow=1", nil)
+	r.SetBasicAuth("admin", "s3cret")
+	resp, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := p.stop(); err != nil {
+		t.Errorf("Run = %v", err)
+	}
+	if body, err := io.ReadAll(resp.Body); err != nil || string(body) != `{"text":"one"}`+"\n" {
+		t.Errorf("read %q, %v", body, err)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestRunFailsWhenAListenerDoes(t *testing.T) {
+	broken := listen(t)
+	broken.Close()
+	for name, o := range map[string]gateway.Options{
+		"public":  {Listener: broken, MetricsListener: listen(t)},
+		"metrics": {Listener: listen(t), MetricsListener: broken},
+	} {
+		o.Provider = web.InProcess(http.NotFoundHandler())
+		o.Log = testkit.Log(t)
+		if err := gateway.New(o).Run(t.Context()); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%s: Run = %v, want net.ErrClosed", name, err)
+		}
+	}
+}
+
+func TestConfigNamesWhatIsWrongWithIt(t *testing.T) {
+	dir := t.TempDir()
+	for want, c := range map[string]gateway.Config{
+		"functions_provider_url": {ProviderURL: "nonsense", Listen: "127.0.0.1:0", MetricsListen: "none"},
+		"read credentials":       {ProviderURL: "http://127.0.0.1:1", BasicAuth: true, SecretMountPath: dir, Listen: "127.0.0.1:0", MetricsListen: "none"},
+		"listen":                 {ProviderURL: "http://127.0.0.1:1", Listen: "127.0.0.1:0", MetricsListen: "300.0.0.1:0"},
+	} {
+		if _, err := c.Options(testkit.Log(t), types.VersionInfo{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want %q", c, err, want)
+		}
+	}
+	if _, _, _, err := auth.EnsureCredentials(dir); err != nil {
+		t.Fatal(err)
+	}
+	c := gateway.Config{ProviderURL: "http://127.0.0.1:1/base", BasicAuth: true, SecretMountPath: dir, Listen: "127.0.0.1:0", MetricsListen: "127.0.0.1:0", MaxBody: 5}
+	o, err := c.Options(testkit.Log(t), types.VersionInfo{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Listener.Close()
+	o.MetricsListener.Close()
+	want := url.URL{Scheme: "http", Host: "127.0.0.1:1", Path: "/base"}
+	if *o.ProviderURL != want || o.MaxBody != 5 {
+		t.Errorf("Options = %+v", o)
+	}
+}
