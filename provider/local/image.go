@@ -1,0 +1,253 @@
+package local
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/function"
+)
+
+// An image is one that has been unpacked. It is never changed.
+type image struct {
+	digest string
+	root   string // its file system
+	config v1.Config
+	target function.Target
+}
+
+// images keeps unpacked images, each once, in a directory named for its digest.
+type images struct {
+	dir     string
+	maxSize int64
+	log     *slog.Logger
+
+	mu     sync.Mutex
+	pinned map[string]int           // by digest: in use by whoever acquired it
+	making map[string]chan struct{} // by digest: closed when unpacking has ended
+}
+
+func newImages(dir string, maxSize int64, log *slog.Logger) *images {
+	return &images{dir: dir, maxSize: maxSize, log: log, pinned: map[string]int{}, making: map[string]chan struct{}{}}
+}
+
+// acquire returns the image that ref means now, unpacked, and keeps it until
+// release is called. Errors that the deployer can do something about are
+// fault.Invalid.
+func (s *images) acquire(ctx context.Context, p Puller, ref string) (_ *image, release func(), err error) {
+	remote, err := p.Pull(ctx, ref)
+	if err != nil {
+		return nil, nil, explainPull(ref, err)
+	}
+	hash, err := remote.Digest()
+	if err != nil {
+		return nil, nil, explainPull(ref, err)
+	}
+	config, err := remote.ConfigFile()
+	if err != nil {
+		return nil, nil, explainPull(ref, err)
+	}
+	if err := checkBuilder(ref, config.Config); err != nil {
+		return nil, nil, err
+	}
+
+	digest := hash.String()
+	s.mu.Lock()
+	s.pinned[digest]++
+	s.mu.Unlock()
+	release = func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.pinned[digest]--; s.pinned[digest] == 0 {
+			delete(s.pinned, digest)
+		}
+	}
+	if err := s.ensure(ctx, digest, remote, config.Config); err != nil {
+		release()
+		return nil, nil, fmt.Errorf("unpack image %s: %w", ref, err)
+	}
+	img, err := s.open(digest)
+	if err != nil {
+		release()
+		return nil, nil, err
+	}
+	return img, release, nil
+}
+
+// checkBuilder refuses images of other origin: they expect a root file system
+// of their own.
+func checkBuilder(ref string, c v1.Config) error {
+	if c.Labels[function.ImageBuilder] != "layers" {
+		return fault.Invalid.Errorf("image %s was not made by graphene's layers builder, and this platform runs no others: build it with \"graphene build\", or deploy it to a cluster", ref)
+	}
+	return nil
+}
+
+// explainPull says who can do what about an image that could not be had.
+func explainPull(ref string, err error) error {
+	if fault.KindOf(err) != fault.Internal || errors.Is(err, context.Canceled) {
+		return fmt.Errorf("pull image %s: %w", ref, err)
+	}
+	if _, ok := errors.AsType[*name.ErrBadName](err); ok {
+		return fault.Invalid.Errorf("image %s: %w", ref, err)
+	}
+	if answer, ok := errors.AsType[*transport.Error](err); ok {
+		switch answer.StatusCode {
+		case http.StatusNotFound:
+			return fault.Invalid.Errorf("image %s is not in its registry: push it first, with \"graphene push\"", ref)
+		case http.StatusUnauthorized, http.StatusForbidden:
+			return fault.Invalid.Errorf("image %s may not be pulled: %w", ref, err)
+		}
+	}
+	return storage(fmt.Errorf("pull image %s: %w", ref, err))
+}
+
+func (s *images) path(digest string) string {
+	return filepath.Join(s.dir, strings.ReplaceAll(digest, ":", "-"))
+}
+
+const imageConfig, imageRoot = "config.json", "rootfs"
+
+// ensure unpacks an image unless it is there. Only one caller at a time does
+// so for one digest; the others wait.
+func (s *images) ensure(ctx context.Context, digest string, img v1.Image, config v1.Config) error {
+	for {
+		s.mu.Lock()
+		other, busy := s.making[digest]
+		if !busy {
+			break
+		}
+		s.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	done := make(chan struct{})
+	s.making[digest] = done
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.making, digest)
+		s.mu.Unlock()
+		close(done)
+	}()
+	if _, err := os.Stat(s.path(digest)); err == nil {
+		return nil
+	}
+	return s.unpack(ctx, digest, img, config)
+}
+
+// unpack writes an image beside its place and moves it there when it is whole.
+func (s *images) unpack(ctx context.Context, digest string, img v1.Image, config v1.Config) (err error) {
+	tmp, err := os.MkdirTemp(s.dir, ".tmp-*")
+	if err != nil {
+		return storage(err)
+	}
+	defer func() {
+		if err != nil {
+			err = storage(errors.Join(err, removeTree(tmp)))
+		}
+	}()
+	root := filepath.Join(tmp, imageRoot)
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return err
+	}
+	layers, err := img.Layers()
+	if err != nil {
+		return fmt.Errorf("list layers: %w", err)
+	}
+	u, err := newUnpacker(root, s.maxSize)
+	if err != nil {
+		return err
+	}
+	defer u.close()
+	for i, layer := range layers {
+		if err := u.layer(ctx, layer); err != nil {
+			return fmt.Errorf("layer %d: %w", i+1, err)
+		}
+	}
+	if err := u.seal(); err != nil {
+		return err
+	}
+	text, err := json.Marshal(config)
+	if err != nil {
+		return err
+	}
+	if err := writeFile(filepath.Join(tmp, imageConfig), text, 0o644); err != nil {
+		return err
+	}
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	if err := syncTree(tmp); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, s.path(digest)); err != nil {
+		return err
+	}
+	return syncDir(s.dir)
+}
+
+// open returns an image that has been unpacked, or fault.NotFound.
+func (s *images) open(digest string) (*image, error) {
+	dir := s.path(digest)
+	text, err := os.ReadFile(filepath.Join(dir, imageConfig))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fault.NotFound.Errorf("image %s is not on this machine any more: deploy the function again", digest)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open image %s: %w", digest, err)
+	}
+	img := &image{digest: digest, root: filepath.Join(dir, imageRoot)}
+	if err := json.Unmarshal(text, &img.config); err != nil {
+		return nil, fmt.Errorf("open image %s: %w", digest, err)
+	}
+	if img.target, err = function.ParseTarget(img.config.Labels[function.ImageTarget]); err != nil {
+		return nil, fmt.Errorf("image %s: %w", digest, err)
+	}
+	return img, nil
+}
+
+// sweep removes the images that are neither pinned nor in use.
+func (s *images) sweep(used func() map[string]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// Under the lock: whoever is about to use an image has pinned it before.
+	keep := map[string]bool{}
+	for digest := range used() {
+		keep[filepath.Base(s.path(digest))] = true
+	}
+	for digest := range s.pinned {
+		keep[filepath.Base(s.path(digest))] = true
+	}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		s.log.Warn("unused images remain", "err", err)
+		return
+	}
+	for _, e := range entries {
+		// A directory of another name is being filled by someone who holds a
+		// pin, or is left from one who was killed.
+		if keep[e.Name()] || strings.HasPrefix(e.Name(), ".tmp-") && len(s.making) > 0 {
+			continue
+		}
+		if err := removeTree(filepath.Join(s.dir, e.Name())); err != nil {
+			s.log.Warn("unused image remains", "image", e.Name(), "err", err)
+		}
+	}
+}

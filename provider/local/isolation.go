@@ -1,0 +1,75 @@
+package local
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/graphene-faas/graphene/internal/proc"
+)
+
+// isolation is what this machine lets us put between replicas and everything
+// else. It is found out once, by trying.
+type isolation struct {
+	helper   bool // replicas start through the helper
+	ownUsers bool // every function has a user of its own
+	// Replicas get a mount namespace: /tmp and /dev/shm of their own.
+	mounts bool
+	// The namespace comes with a user namespace, which needs no privileges.
+	userNamespace bool
+	// Secrets can be shown at /var/openfaas/secrets though the machine has no
+	// such directory.
+	overlay  bool
+	landlock int // version; 0: the kernel has none
+}
+
+// String says in one line what is in effect and what is open.
+func (i isolation) String() string {
+	if !i.helper {
+		return "none: replicas run as this user and may do what it may"
+	}
+	var in, open []string
+	say := func(is bool, yes, no string) {
+		if is {
+			in = append(in, yes)
+		} else if no != "" {
+			open = append(open, no)
+		}
+	}
+	say(i.ownUsers, "a user of its own for each function", "functions share this user and can signal each other's processes where Landlock does not forbid it")
+	say(i.landlock > 0, fmt.Sprintf("Landlock %d", i.landlock), "the kernel has no Landlock, so functions read what their user may read")
+	say(i.mounts, "private /tmp and /dev/shm", "functions write to $TMPDIR and not to /tmp")
+	say(i.overlay, "/var/openfaas/secrets", "secrets are in $SECRETS_DIR and not in /var/openfaas/secrets")
+	say(true, "no new privileges", "")
+	say(true, "resource limits", "")
+	text := strings.Join(in, ", ")
+	if len(open) > 0 {
+		text += "; open: " + strings.Join(open, ", ")
+	}
+	return text
+}
+
+// command returns how to start p, through helper if there is one.
+func (i isolation) command(helper []string, p process) (proc.Command, error) {
+	if !i.helper {
+		return proc.Command{Args: p.Args, Dir: p.Dir, Env: p.Env}, nil
+	}
+	text, err := json.Marshal(confinement{process: p, Mounts: i.mounts, Overlay: i.overlay, Landlock: i.landlock})
+	if err != nil {
+		return proc.Command{}, fmt.Errorf("describe replica to its helper: %w", err)
+	}
+	return proc.Command{
+		Args: append(append([]string{}, helper...), string(text)),
+		Dir:  "/",
+		Env:  p.Env,
+		Attr: i.attributes(),
+	}, nil
+}
+
+// A confinement is what the helper is told.
+type confinement struct {
+	process
+	Mounts   bool
+	Overlay  bool
+	Landlock int
+}

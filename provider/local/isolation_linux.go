@@ -1,0 +1,59 @@
+package local
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	landlock "github.com/landlock-lsm/go-landlock/landlock/syscall"
+)
+
+// detectIsolation finds out what the kernel, and whoever configured it, allow.
+func detectIsolation(o Options) isolation {
+	if len(o.Helper) == 0 {
+		return isolation{}
+	}
+	i := isolation{helper: true, ownUsers: os.Geteuid() == 0}
+	if version, err := landlock.LandlockGetABIVersion(); err == nil {
+		i.landlock = version
+	}
+	// Whether mounts are possible depends on capabilities, security modules and
+	// sysctls; the only way to know is to try. Who is not root needs a user
+	// namespace for it.
+	attempt := isolation{mounts: true, userNamespace: !i.ownUsers}
+	if can, ok := tryMounts(o.Helper, attempt.attributes()); ok {
+		i.mounts, i.userNamespace = true, attempt.userNamespace
+		i.overlay = strings.Contains(can, canOverlay)
+	}
+	return i
+}
+
+// attributes are what the helper's process needs to be born with.
+func (i isolation) attributes() *syscall.SysProcAttr {
+	attr := &syscall.SysProcAttr{}
+	if i.mounts {
+		attr.Cloneflags |= syscall.CLONE_NEWNS
+	}
+	if i.userNamespace {
+		attr.Cloneflags |= syscall.CLONE_NEWUSER
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
+	}
+	return attr
+}
+
+// tryMounts starts the helper to try what replicas would do, and returns what
+// it says it could.
+func tryMounts(helper []string, attr *syscall.SysProcAttr) (can string, ok bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	args := append(append([]string{}, helper...), probeArgument)
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.SysProcAttr = attr
+	cmd.Env = []string{}
+	out, err := cmd.CombinedOutput()
+	return string(out), err == nil
+}

@@ -1,0 +1,431 @@
+package local
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/proc"
+)
+
+const (
+	socketName    = "s"
+	maxSocketPath = 104 // the shortest of the limits of the systems we run on
+
+	// Beyond its own timeouts a replica gets this long to notice and say so.
+	patience = 2 * time.Second
+)
+
+// A replica is one process of a function, from before its start until all of
+// it is gone.
+type replica struct {
+	f       *supervisor
+	version version
+	id      string
+	socket  string
+	slots   int
+	tail    tail // of what it printed
+
+	stop  chan time.Duration // how long the process may take to end; holds one
+	after chan struct{}      // closed when it should end soon, but not at once
+
+	// Guarded by f.mu.
+	listening bool // there is a process
+	ready     bool
+	readyAt   time.Time // when it was for the first time
+	leaving   bool      // it gets no more requests
+
+	mu      sync.Mutex // guards what follows
+	child   *proc.Child
+	killed  string // why the platform has killed it
+	started time.Time
+	sampled sample
+}
+
+func newReplica(f *supervisor, v version) *replica {
+	id := newReplicaID(f.ref)
+	return &replica{
+		f:       f,
+		version: v,
+		id:      id,
+		socket:  filepath.Join(f.rt.SocketDir, shortID(id), socketName),
+		stop:    make(chan time.Duration, 1),
+		after:   make(chan struct{}),
+	}
+}
+
+// newReplicaID returns a name that begins with the function's, so that people
+// recognize it in logs, and ends like no other.
+func newReplicaID(ref function.Ref) string {
+	return ref.Name + "-" + strings.ToLower(rand.Text()[:8])
+}
+
+// shortID returns the part of an id that makes it unique.
+func shortID(id string) string { return id[strings.LastIndexByte(id, '-')+1:] }
+
+// drain takes the replica out of service; it finishes what it is doing. f.mu
+// is held.
+func (r *replica) drain() {
+	if !r.leaving {
+		r.leaving = true
+		close(r.after)
+	}
+}
+
+// end ends the replica within grace. f.mu is held.
+func (r *replica) end(grace time.Duration) {
+	r.leaving = true
+	select {
+	case r.stop <- grace:
+	default: // it has been told
+	}
+}
+
+// run is the life of the replica.
+func (r *replica) run() {
+	reason := ""
+	err := r.live()
+	if err != nil {
+		reason = err.Error()
+	}
+	killMarked(r.f.rt.marker(r.id))
+	for _, dir := range []string{r.dir(), filepath.Dir(r.socket)} {
+		if err := os.RemoveAll(dir); err != nil {
+			r.f.rt.Log.Warn("directory of a replica remains", "function", r.f.ref, "instance", r.id, "err", err)
+		}
+	}
+	r.f.ended(r, reason)
+}
+
+// live starts the process and returns when it has ended; the error says why,
+// for the function's owner, unless it was asked to end.
+func (r *replica) live() error {
+	settings, err := r.start()
+	if err != nil {
+		return err
+	}
+	probing, stopProbing := context.WithCancel(context.Background())
+	var probe sync.WaitGroup
+	probe.Go(func() { r.probe(probing) })
+	defer probe.Wait()
+	defer stopProbing()
+	r.f.listens(r)
+
+	load := time.NewTimer(settings.LoadTimeout.Std() + patience)
+	defer load.Stop()
+	for {
+		select {
+		case <-r.child.Done():
+			return r.explain(r.child.Wait())
+		case grace := <-r.stop:
+			_ = r.child.Stop(grace) // however it ended, it was to end
+			return nil
+		case <-r.after:
+			r.leave(settings.ExecTimeout.Std() + patience)
+			return nil
+		case <-load.C:
+			if r.wasReady() {
+				continue
+			}
+			r.kill(fmt.Sprintf("was not ready within %s", settings.LoadTimeout))
+		}
+	}
+}
+
+// leave ends the process once gateways have had the time to notice that they
+// should send it nothing more.
+func (r *replica) leave(grace time.Duration) {
+	settle := time.NewTimer(r.f.rt.Settle)
+	defer settle.Stop()
+	select {
+	case <-settle.C:
+	case <-r.child.Done():
+	case grace = <-r.stop:
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		_ = r.child.Stop(grace)
+	}()
+	select {
+	case <-stopped:
+	case shorter := <-r.stop: // the platform ends and cannot wait
+		_ = r.child.Stop(shorter)
+		<-stopped
+	}
+}
+
+func (r *replica) wasReady() bool {
+	r.f.mu.Lock()
+	defer r.f.mu.Unlock()
+	return !r.readyAt.IsZero()
+}
+
+// kill ends the process at once, for a reason that is not its own.
+func (r *replica) kill(reason string) {
+	r.mu.Lock()
+	child := r.child
+	if r.killed == "" {
+		r.killed = reason
+	}
+	r.mu.Unlock()
+	if child != nil {
+		_ = child.Signal(syscall.SIGKILL) // an error means that it has ended already
+	}
+}
+
+// explain says why the process has ended.
+func (r *replica) explain(err error) error {
+	r.mu.Lock()
+	how := r.killed
+	r.mu.Unlock()
+	if how == "" {
+		how = "exited with status 0"
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+			how = exit.String()
+			if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Exited() {
+				how = fmt.Sprintf("exited with status %d", status.ExitStatus())
+			}
+		} else if err != nil {
+			how = err.Error()
+		}
+	}
+	if !r.wasReady() {
+		how += " before it was ready"
+	}
+	if last := r.tail.String(); last != "" {
+		how += ": " + last
+	}
+	return errors.New(how)
+}
+
+func (r *replica) dir() string { return filepath.Join(r.f.rt.join("run"), shortID(r.id)) }
+
+// start makes the replica's directories and its process.
+func (r *replica) start() (function.Settings, error) {
+	rt := r.f.rt
+	img, err := rt.images.open(r.version.Digest)
+	if err != nil {
+		return function.Settings{}, err
+	}
+	settings, err := r.version.settings(img)
+	if err != nil {
+		return settings, err
+	}
+	p, err := r.plan(img, settings)
+	if err != nil {
+		return settings, err
+	}
+	if err := r.furnish(p); err != nil {
+		return settings, storage(fmt.Errorf("prepare replica: %w", err))
+	}
+
+	// The writing end is never written to: it ends when we do.
+	lifeline, ours, err := os.Pipe()
+	if err != nil {
+		return settings, fmt.Errorf("start replica: %w", err)
+	}
+	defer lifeline.Close()
+	command, err := rt.isolation.command(rt.Helper, p)
+	if err != nil {
+		return settings, errors.Join(err, ours.Close())
+	}
+	command.Files = []*os.File{lifeline}
+	command.Stdout = r.printed
+	command.Stderr = r.printed
+	child, err := proc.Start(command)
+	if err != nil {
+		return settings, errors.Join(fmt.Errorf("start replica: %w", err), ours.Close())
+	}
+	r.mu.Lock()
+	r.child, r.started = child, time.Now()
+	r.mu.Unlock()
+	go func() { // ends with the process, which live waits for
+		<-child.Done()
+		ours.Close()
+	}()
+	return settings, nil
+}
+
+// A process is what a replica's process consists of, once it is decided.
+type process struct {
+	Args []string // the program and its arguments
+	Dir  string   // working directory
+	Env  []string
+	UID  int // user and group to run as; 0: ours
+
+	Run      string // the replica's directory, with the three below in it
+	Home     string
+	Temp     string
+	Secrets  string
+	Sockets  string   // directory of its socket
+	Readable []string // what else it may read and execute
+}
+
+// plan decides what the process consists of.
+func (r *replica) plan(img *image, settings function.Settings) (process, error) {
+	rt, spec := r.f.rt, r.version.Spec
+	run := r.dir()
+	p := process{
+		Args:     append([]string{}, img.config.Entrypoint...),
+		Dir:      filepath.Join(img.root, "home", "app"),
+		Run:      run,
+		Home:     filepath.Join(run, "home"),
+		Temp:     filepath.Join(run, "tmp"),
+		Secrets:  filepath.Join(run, "secrets"),
+		Sockets:  filepath.Dir(r.socket),
+		Readable: []string{img.root},
+	}
+	p.Args = append(p.Args, img.config.Cmd...)
+	if len(p.Args) == 0 {
+		return p, fmt.Errorf("image %s has no entry point", spec.Image)
+	}
+	if rt.isolation.ownUsers {
+		p.UID = r.f.uid
+	}
+
+	env := newEnvironment(img.config.Env)
+	if env.get("PATH") == "" {
+		env.set("PATH", "/usr/local/bin:/usr/bin:/bin")
+	}
+	for name, value := range spec.EnvVars {
+		env.set(name, value)
+	}
+	if spec.EnvProcess != "" {
+		env.set("fprocess", spec.EnvProcess)
+	}
+	if p.Args[0] == "fwatchdog" {
+		p.Args = append(append([]string{}, rt.Watchdog...), p.Args[1:]...)
+		p.Readable = append(p.Readable, p.Args[0])
+	}
+	if img.target.Python != "" {
+		python, err := rt.python(context.Background())
+		if err != nil {
+			return p, err
+		}
+		env.useInterpreter(python.exe)
+		p.Readable = append(p.Readable, prefixes(python.exe)...)
+	}
+	settings.Workers, r.slots = capacity(settings, r.version, img)
+	if cpus := cpuLimit(r.version); cpus > 0 && env.get("GOMAXPROCS") == "" {
+		env.set("GOMAXPROCS", fmt.Sprint(cpus))
+	}
+	for _, kv := range settings.Environ() {
+		name, value, _ := strings.Cut(kv, "=")
+		env.set(name, value)
+	}
+	// What ties the replica to the platform comes last: nobody overrides it.
+	env.set("OPENFAAS_NAME", r.f.ref.Name)
+	env.set("OPENFAAS_NAMESPACE", r.f.ref.Namespace)
+	env.set("HOME", p.Home)
+	env.set("TMPDIR", p.Temp)
+	env.set("SECRETS_DIR", p.Secrets)
+	env.set("listen", "unix:"+r.socket)
+	env.set("listen_peer_uid", fmt.Sprint(os.Getuid()))
+	env.set("lifeline_fd", "3")
+	env.set(markerName, rt.mark(r.id))
+	p.Env = env.list()
+	return p, nil
+}
+
+// furnish makes the replica's directories.
+func (r *replica) furnish(p process) error {
+	// Others may pass through to what is theirs, and nothing more.
+	for _, dir := range []string{p.Run, p.Sockets} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{p.Home, p.Temp, p.Secrets, p.Sockets} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		if err := r.give(dir, p.UID); err != nil {
+			return err
+		}
+	}
+	for _, name := range r.version.Spec.Secrets {
+		value, err := r.f.rt.secrets.value(r.f.ref.Namespace, name)
+		if err != nil {
+			return err
+		}
+		if err := r.putSecret(p.Secrets, name, value, p.UID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *replica) give(file string, uid int) error {
+	if uid == 0 {
+		return nil
+	}
+	return os.Chown(file, uid, uid)
+}
+
+// putSecret writes a secret's file as a whole, readable by the replica alone.
+func (r *replica) putSecret(dir, name string, value []byte, uid int) error {
+	// Made elsewhere, so that a function that lists its secrets sees no half ones.
+	tmp := filepath.Join(r.dir(), ".secret-"+name)
+	if err := os.WriteFile(tmp, value, 0o400); err != nil {
+		return err
+	}
+	if err := r.give(tmp, uid); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(dir, name))
+}
+
+// refreshSecret gives a running replica the new value of a secret.
+func (r *replica) refreshSecret(name string, value []byte) {
+	uid := 0
+	if r.f.rt.isolation.ownUsers {
+		uid = r.f.uid
+	}
+	if err := r.putSecret(filepath.Join(r.dir(), "secrets"), name, value, uid); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.f.rt.Log.Warn("replica keeps the old value of a secret", "function", r.f.ref, "instance", r.id, "secret", name, "err", err)
+	}
+}
+
+// printed takes one line of the replica's output.
+func (r *replica) printed(line []byte) {
+	r.tail.add(line)
+	r.f.log.write(r.id, string(line))
+}
+
+// tail remembers the last lines that were printed, to explain a failure.
+type tail struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+const tailLines, tailWidth = 3, 300
+
+func (t *tail) add(line []byte) {
+	text := strings.ToValidUTF8(strings.TrimSpace(string(line[:min(len(line), tailWidth)])), "?")
+	if text == "" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.lines) == tailLines {
+		t.lines = append(t.lines[:0], t.lines[1:]...)
+	}
+	t.lines = append(t.lines, text)
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.Join(t.lines, "\n")
+}

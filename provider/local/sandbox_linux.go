@@ -1,0 +1,414 @@
+package local
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/landlock-lsm/go-landlock/landlock"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// probeArgument asks the helper to try what the machine allows.
+	probeArgument = "probe"
+	canOverlay    = "overlay"
+)
+
+// secretsMount is where OpenFaaS's functions expect their secrets.
+const secretsMount = "/var/openfaas/secrets"
+
+// ReplicaMain is the helper behind [Options].Helper: it fences its own process
+// in and becomes the replica's. The last of args says how, as the runtime
+// wrote it; environ is the replica's. It returns only if that fails, with the
+// exit status. It must be the first thing a program does, for it changes the
+// whole process.
+func ReplicaMain(args, environ []string, stderr io.Writer) int {
+	runtime.LockOSThread() // some attributes belong to the thread that calls exec
+	err := becomeReplica(args, environ, stderr)
+	if errors.Is(err, errProbed) {
+		return 0
+	}
+	fmt.Fprintf(stderr, "graphene: start replica: %v\n", err)
+	return 126 // what shells return for a command that cannot be executed
+}
+
+// errProbed says that nothing was to be started.
+var errProbed = errors.New("probed")
+
+func becomeReplica(args, environ []string, stderr io.Writer) error {
+	if len(args) != 1 {
+		return fmt.Errorf("want one argument, got %d", len(args))
+	}
+	if args[0] == probeArgument {
+		return probeMounts(stderr)
+	}
+	var c confinement
+	if err := json.Unmarshal([]byte(args[0]), &c); err != nil {
+		return fmt.Errorf("read what to start: %w", err)
+	}
+	program, err := c.program(environ)
+	if err != nil {
+		return err
+	}
+	for _, step := range []struct {
+		name string
+		run  func() error
+	}{
+		{"limit resources", c.limit},
+		{"mount", c.mount},
+		{"restrict file access", c.restrict},
+		{"change user", c.changeUser},
+		{"give up privileges", func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }},
+		{"enter directory", func() error { return os.Chdir(c.Dir) }},
+	} {
+		if err := step.run(); err != nil {
+			return fmt.Errorf("%s: %w", step.name, err)
+		}
+	}
+	return fmt.Errorf("execute %s: %w", program, syscall.Exec(program, c.Args, environ))
+}
+
+// program returns the path to execute.
+func (c confinement) program(environ []string) (string, error) {
+	name := c.Args[0]
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	path := newEnvironment(environ).get("PATH")
+	for _, dir := range filepath.SplitList(path) {
+		file := filepath.Join(dir, name)
+		if info, err := os.Stat(file); err == nil && !info.IsDir() && info.Mode()&0o111 != 0 {
+			return file, nil
+		}
+	}
+	return "", fmt.Errorf("%w: %q in %s", exec.ErrNotFound, name, path)
+}
+
+const (
+	maxOpenFiles = 65536
+	// maxProcesses bounds the processes and threads of one function on this
+	// machine, so that one that forks without end does not take it down.
+	maxProcesses = 4096
+)
+
+func (c confinement) limit() error {
+	syscall.Umask(0o077)
+	var files syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return err
+	}
+	files.Max = min(files.Max, maxOpenFiles)
+	files.Cur = files.Max
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
+		return err
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
+		return err
+	}
+	if c.UID == 0 {
+		return nil // the limit would count what else this user runs
+	}
+	return unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: maxProcesses, Max: maxProcesses})
+}
+
+func (c confinement) changeUser() error {
+	if c.UID == 0 {
+		return nil
+	}
+	if err := syscall.Setgroups(nil); err != nil {
+		return err
+	}
+	if err := syscall.Setresgid(c.UID, c.UID, c.UID); err != nil {
+		return err
+	}
+	return syscall.Setresuid(c.UID, c.UID, c.UID)
+}
+
+// restrict lets the process read and execute the system and what is its own,
+// write to what is its own, and reach no other file. Nor can it signal
+// processes outside, on kernels that know how to forbid that.
+func (c confinement) restrict() error {
+	if c.Landlock == 0 {
+		return nil
+	}
+	read := []string{"/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc", "/proc", "/sys", "/dev/fd",
+		"/run/systemd/resolve", "/run/resolvconf", "/nix/store", "/gnu/store"}
+	write := []string{c.Home, c.Temp, c.Sockets}
+	if c.Mounts {
+		write = append(write, "/tmp", "/dev/shm")
+	}
+	var rules []landlock.Rule
+	for _, path := range append(read, c.Readable...) {
+		rules = append(rules, readable(path))
+	}
+	rules = append(rules,
+		landlock.RODirs(c.Secrets),
+		landlock.RWFiles("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty").IgnoreIfMissing(),
+	)
+	writable := landlock.RWDirs(write...)
+	if c.Landlock >= 2 { // before that, asking for it would mean no restriction at all
+		writable = writable.WithRefer()
+	}
+	rules = append(rules, writable)
+	if err := landlock.V11.BestEffort().RestrictPaths(rules...); err != nil {
+		return err
+	}
+	return landlock.V11.BestEffort().RestrictScoped()
+}
+
+func readable(path string) landlock.Rule {
+	if info, err := os.Stat(path); err == nil && !info.IsDir() {
+		return landlock.ROFiles(path)
+	}
+	return landlock.RODirs(path).IgnoreIfMissing()
+}
+
+// mount makes the process's view of the file system, in the mount namespace
+// that it was born in: /tmp and /dev/shm are its own, its secrets are where
+// OpenFaaS has them, and what it needs can be reached though it lies below a
+// directory that its user may not enter.
+func (c confinement) mount() error {
+	if !c.Mounts {
+		return nil
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	needed, err := hold(append([]string{c.Home, c.Temp, c.Secrets, c.Sockets}, c.Readable...))
+	if err != nil {
+		return err
+	}
+	defer needed.release()
+
+	overlaid := c.showSecrets(needed)
+	covers := []cover{{path: "/tmp", source: c.Temp}, {path: "/dev/shm"}}
+	if c.UID != 0 {
+		covers = append(covers, closedTo(c.UID, needed)...)
+	}
+	hidden, err := putOn(covers)
+	if err != nil {
+		return err
+	}
+	if overlaid {
+		hidden = append(hidden, "/var")
+	}
+	return needed.showBelow(hidden)
+}
+
+// showSecrets makes the secrets appear at secretsMount and reports whether it
+// had to cover /var for that. Where it cannot, $SECRETS_DIR is still there.
+func (c confinement) showSecrets(needed held) (overlaid bool) {
+	if _, err := os.Stat(secretsMount); errors.Is(err, fs.ErrNotExist) {
+		// A directory that the machine does not have is laid over /var, which
+		// changes nothing outside this namespace. Other file systems mounted
+		// below /var would be gone, so none of them may be needed.
+		layer := filepath.Join(c.Run, "var")
+		if !c.Overlay || strings.ContainsAny(layer, ":,\\") || !needed.oneFileSystem("/var") || overlay(layer, "/var", secretsMount) != nil {
+			return false
+		}
+		overlaid = true
+	}
+	// Without this mount the directory is empty, or the machine's.
+	_ = unix.Mount(c.Secrets, secretsMount, "", unix.MS_BIND, "")
+	return overlaid
+}
+
+// oneFileSystem reports whether the held files below dir are in dir's own file
+// system.
+func (h held) oneFileSystem(dir string) bool {
+	var info unix.Stat_t
+	if unix.Stat(dir, &info) != nil {
+		return false
+	}
+	device := info.Dev
+	for path, fd := range h {
+		if below(path, dir) && (unix.Fstat(fd, &info) != nil || info.Dev != device) {
+			return false
+		}
+	}
+	return true
+}
+
+// overlay shows dir, which it makes with what it needs to hold mountpoint, on
+// top of target.
+func overlay(dir, target, mountpoint string) error {
+	below, err := filepath.Rel(target, mountpoint)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Join(dir, below), 0o755); err != nil {
+		return err
+	}
+	// The mask of this process does not apply to what others must pass through.
+	for p := filepath.Join(dir, below); len(p) >= len(dir); p = filepath.Dir(p) {
+		if err := os.Chmod(p, 0o755); err != nil {
+			return err
+		}
+	}
+	return unix.Mount("overlay", target, "overlay", unix.MS_NOSUID|unix.MS_NODEV, "lowerdir="+dir+":"+target)
+}
+
+// held are files that stay reachable by descriptor when their paths are not.
+type held map[string]int
+
+func hold(paths []string) (held, error) {
+	h := held{}
+	for _, path := range paths {
+		if _, known := h[path]; known {
+			continue
+		}
+		fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			h.release()
+			return nil, fmt.Errorf("open %s: %w", path, err)
+		}
+		h[path] = fd
+	}
+	return h, nil
+}
+
+func (h held) release() {
+	for _, fd := range h {
+		unix.Close(fd)
+	}
+}
+
+// showBelow makes the held files that lie below hidden directories visible at
+// their paths again.
+func (h held) showBelow(hidden []string) error {
+	paths := slices.SortedFunc(maps.Keys(h), func(a, b string) int { return cmp.Compare(len(a), len(b)) })
+	var shown []string
+	for _, path := range paths {
+		if !slices.ContainsFunc(hidden, func(dir string) bool { return below(path, dir) }) ||
+			slices.ContainsFunc(shown, func(dir string) bool { return below(path, dir) }) {
+			continue
+		}
+		if err := h.show(path); err != nil {
+			return fmt.Errorf("show %s: %w", path, err)
+		}
+		shown = append(shown, path)
+	}
+	return nil
+}
+
+func (h held) show(path string) error {
+	var info unix.Stat_t
+	if err := unix.Fstat(h[path], &info); err != nil {
+		return err
+	}
+	if info.Mode&unix.S_IFMT == unix.S_IFDIR {
+		if err := makePassable(path); err != nil {
+			return err
+		}
+	} else {
+		if err := makePassable(filepath.Dir(path)); err != nil {
+			return err
+		}
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		f.Close() // nothing was written
+	}
+	return unix.Mount(fmt.Sprintf("/proc/self/fd/%d", h[path]), path, "", unix.MS_BIND|unix.MS_REC, "")
+}
+
+// makePassable makes dir and what is missing above it, so that any user can
+// pass through.
+func makePassable(dir string) error {
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	if err := makePassable(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o755) // whatever the mask of this process
+}
+
+// below reports whether path is dir or lies in it.
+func below(path, dir string) bool {
+	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
+}
+
+// A cover is a mount that hides a directory: with another one, or, if source
+// is empty, with an empty one in memory.
+type cover struct{ path, source string }
+
+// closedTo returns covers for the outermost directories that uid may not pass
+// through on the way to held files.
+func closedTo(uid int, h held) []cover {
+	var covers []cover
+	for path := range h {
+		dir := "/"
+		for name := range strings.SplitSeq(strings.Trim(filepath.Dir(path), "/"), "/") {
+			dir = filepath.Join(dir, name)
+			var info unix.Stat_t
+			if unix.Stat(dir, &info) != nil {
+				break
+			}
+			if info.Mode&0o001 == 0 && info.Uid != uint32(uid) {
+				covers = append(covers, cover{path: dir})
+				break
+			}
+		}
+	}
+	return covers
+}
+
+// putOn mounts covers, outermost first, and returns the directories they
+// hide. One that lies in another is covered by that.
+func putOn(covers []cover) (hidden []string, err error) {
+	slices.SortStableFunc(covers, func(a, b cover) int { return cmp.Compare(len(a.path), len(b.path)) })
+	for _, c := range covers {
+		if slices.ContainsFunc(hidden, func(dir string) bool { return below(c.path, dir) }) {
+			continue
+		}
+		if _, err := os.Stat(c.path); err != nil {
+			continue // nothing to hide
+		}
+		if c.source != "" {
+			err = unix.Mount(c.source, c.path, "", unix.MS_BIND, "")
+		} else {
+			mode := "mode=755"
+			if c.path == "/dev/shm" {
+				mode = "mode=1777"
+			}
+			err = unix.Mount("tmpfs", c.path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, mode)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("cover %s: %w", c.path, err)
+		}
+		hidden = append(hidden, c.path)
+	}
+	return hidden, nil
+}
+
+// probeMounts tries what mount does, as far as that can fail for want of
+// permission, and prints what else is possible.
+func probeMounts(out io.Writer) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := unix.Mount("tmpfs", "/tmp", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
+		return fmt.Errorf("mount: %w", err)
+	}
+	if overlay("/tmp/var", "/var", secretsMount) == nil {
+		fmt.Fprintln(out, canOverlay)
+	}
+	return errProbed
+}
