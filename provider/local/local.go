@@ -87,7 +87,8 @@ type Runtime struct {
 	isolation  isolation
 	python     func(ctx context.Context) (interpreter, error)
 
-	deploys keyedLocks // held while a function is deployed or removed
+	deploys keyedLocks    // held while a function is deployed or removed
+	began   chan struct{} // closed when Run has
 
 	mu        sync.Mutex
 	functions map[function.Ref]*supervisor
@@ -142,6 +143,7 @@ func New(o Options) (*Runtime, error) {
 		secrets:   &secrets{dir: o.join("secrets")},
 		isolation: detectIsolation(o),
 		python:    findOnce(o.Python),
+		began:     make(chan struct{}),
 	}
 	var err error
 	if r.store, err = openStore(o.join("functions"), o.Log); err != nil {
@@ -185,7 +187,8 @@ func findOnce(find func(context.Context) (string, function.Target, error)) func(
 }
 
 // Run starts the replicas of everything that is deployed and keeps them
-// running until ctx ends. It returns when all of them have ended.
+// running until ctx ends. It returns when all of them have ended. It is called
+// once.
 func (r *Runtime) Run(ctx context.Context) error {
 	r.clean()
 	var group sync.WaitGroup
@@ -196,6 +199,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 	}
 	group.Go(func() { r.watchMemory(ctx) })
 	r.mu.Unlock()
+	close(r.began)
 	r.Log.Debug("local runtime started", "isolation", r.Isolation())
 
 	<-ctx.Done()
@@ -229,9 +233,14 @@ func (r *Runtime) clean() {
 // Isolation says in one line how far replicas are fenced in on this machine.
 func (r *Runtime) Isolation() string { return r.isolation.String() }
 
-// Deploy implements package provider's Runtime.
+// Deploy implements package provider's Runtime. It waits for Run to begin.
 func (r *Runtime) Deploy(ctx context.Context, spec types.FunctionDeployment) error {
 	ref := function.Ref{Name: spec.Service, Namespace: spec.Namespace}
+	select {
+	case <-r.began:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the runtime to run: %w", context.Cause(ctx))
+	}
 	unlock, err := r.deploys.lock(ctx, ref)
 	if err != nil {
 		return err

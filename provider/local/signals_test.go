@@ -1,0 +1,8 @@
+package local_test
+
+import (
+	"os/signal"
+	"syscall"
+)
+
+func ignoreSignals() { signal.Ignore(syscall.SIGTERM) }
