@@ -1,0 +1,59 @@
+package command
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/graphene-faas/graphene/internal/fault"
+)
+
+// MaxArgs accepts up to n arguments.
+func MaxArgs(n int) cobra.PositionalArgs { return args(cobra.MaximumNArgs(n)) }
+
+// ExactArgs accepts n arguments.
+func ExactArgs(n int) cobra.PositionalArgs { return args(cobra.ExactArgs(n)) }
+
+// NoArgs accepts no argument.
+var NoArgs = args(cobra.NoArgs)
+
+// args makes the errors of check errors of the command line.
+func args(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return Usagef("%w; usage: %s", err, cmd.UseLine())
+		}
+		return nil
+	}
+}
+
+// CompleteFlag proposes values for a flag to a shell. It panics if cmd has no
+// such flag.
+func CompleteFlag(cmd *cobra.Command, flag string, values func(context.Context) []string) {
+	err := cmd.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return values(cmd.Context()), cobra.ShellCompDirectiveNoFileComp
+	})
+	if err != nil {
+		panic(err)
+	}
+}
+
+// OneOf is what CompleteFlag takes for a flag with few values.
+func OneOf(values ...string) func(context.Context) []string {
+	return func(context.Context) []string { return values }
+}
+
+// ExistsError gives err the kind fault.Exists and says what to do about it.
+func ExistsError(err error, remedy string) error {
+	return fault.Exists.Errorf("%w; %s", err, remedy)
+}
+
+// NotFoundError gives err the kind fault.NotFound and says what to do about it.
+func NotFoundError(err error, remedy string) error {
+	return fault.NotFound.Errorf("%w; %s", err, remedy)
+}
+
+// CompleteOutput proposes the formats of results to a shell.
+func CompleteOutput(cmd *cobra.Command) {
+	CompleteFlag(cmd, "output", OneOf("table", "json", "yaml"))
+}

@@ -1,0 +1,130 @@
+package command
+
+import (
+	"context"
+	"crypto/tls"
+	"net/http"
+	"runtime"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/graphene-faas/graphene/cli/logins"
+	"github.com/graphene-faas/graphene/gateway/client"
+	"github.com/graphene-faas/graphene/internal/function"
+)
+
+// ClientOf returns a client of the gateway at url.
+func (f *Factory) ClientOf(url string) (*client.Client, error) {
+	login, err := f.loginFor(url)
+	if err != nil {
+		return nil, err
+	}
+	return f.ClientWith(url, login)
+}
+
+// ClientWith returns a client of the gateway at url that logs in with login;
+// the zero login is none.
+func (f *Factory) ClientWith(url string, login logins.Login) (*client.Client, error) {
+	f.spoken = url
+	o := client.Options{
+		URL:       url,
+		Insecure:  f.Flags.TLSNoVerify,
+		CAFile:    f.Getenv("SSL_CERT_FILE"),
+		UserAgent: "graphene/" + f.Version + " (" + runtime.GOOS + "; " + runtime.GOARCH + ")",
+	}
+	if user, password, ok := login.UserPassword(); ok {
+		o.User, o.Password = user, password
+	} else {
+		o.Token = login.Token
+	}
+	return client.New(o)
+}
+
+// Spoken returns the URL of the gateway that a client was made for last, "" if
+// none was: hints name it.
+func (f *Factory) Spoken() string { return f.spoken }
+
+// loginFor returns what the flags or the file of logins hold for url.
+func (f *Factory) loginFor(url string) (logins.Login, error) {
+	if f.Flags.Token != "" {
+		return logins.Login{Kind: logins.Bearer, Token: f.Flags.Token}, nil
+	}
+	file, err := f.Logins()
+	if err != nil {
+		return logins.Login{}, nil // no place for logins is no login
+	}
+	login, _, err := file.Lookup(url)
+	return login, err
+}
+
+// requestTimeout bounds what a command asks of the gateway, unless it is made
+// to take long.
+const requestTimeout = time.Minute
+
+// Timeout bounds a command that asks the gateway for something.
+func Timeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, requestTimeout)
+}
+
+// RegistryTransport carries requests to registries; nil is the usual one.
+func (f *Factory) RegistryTransport() http.RoundTripper {
+	if !f.Flags.TLSNoVerify {
+		return nil
+	}
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.TLSClientConfig = &tls.Config{InsecureSkipVerify: true}
+	return t
+}
+
+// RegistryLogin returns the user and password that the registry of the
+// platform at url takes; both are empty if there is no login.
+func (f *Factory) RegistryLogin(url string) (user, password string, err error) {
+	login, err := f.loginFor(url)
+	if err != nil {
+		return "", "", err
+	}
+	if user, password, ok := login.UserPassword(); ok {
+		return user, password, nil
+	}
+	if login.Token != "" {
+		// A registry's clients know only basic authentication; a token goes
+		// in as the password of nobody in particular.
+		return "token", login.Token, nil
+	}
+	return "", "", nil
+}
+
+// CompleteFunctions proposes the names of deployed functions to a shell.
+func (f *Factory) CompleteFunctions(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	c, err := f.Client(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	all, err := c.Functions(cmd.Context(), f.Flags.Namespace)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var names []string
+	for _, status := range all {
+		names = append(names, status.Name)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// Ref reads a function's name as it is given to a command: NAME or
+// NAME.NAMESPACE. Without a namespace it has the flag's, or OpenFaaS's default.
+func (f *Factory) Ref(name string) (function.Ref, error) {
+	fallback := f.Flags.Namespace
+	if fallback == "" {
+		fallback = function.DefaultNamespace
+	}
+	ref, err := function.ParseRef(name, fallback)
+	if err != nil {
+		return function.Ref{}, Usagef("%w", err)
+	}
+	return ref, nil
+}

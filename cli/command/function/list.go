@@ -1,0 +1,107 @@
+package function
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/openfaas/faas-provider/types"
+	"github.com/spf13/cobra"
+
+	"github.com/graphene-faas/graphene/cli/command"
+	"github.com/graphene-faas/graphene/cli/term"
+)
+
+type listOptions struct {
+	f *command.Factory
+
+	output  term.Format
+	verbose bool
+	quiet   bool
+	sort    string
+}
+
+func listCommand(f *command.Factory) *cobra.Command {
+	o := &listOptions{f: f}
+	cmd := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List functions",
+		GroupID: "function",
+		Long: `Lists the functions of a namespace. READY counts the replicas that can take
+calls, of those that there should be; 0/0 is a function that sleeps until it is
+called.`,
+		Example: `  graphene list
+  graphene list --quiet | xargs graphene remove
+  graphene list -o json --namespace lab`,
+		Args: command.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
+	}
+	flags := cmd.Flags()
+	flags.VarP(&o.output, "output", "o", "format of the result")
+	flags.BoolVarP(&o.verbose, "verbose", "v", false, "show images and times too")
+	flags.BoolVarP(&o.quiet, "quiet", "q", false, "show names only")
+	flags.StringVar(&o.sort, "sort", "name", "order: name, invocations or created")
+	command.CompleteOutput(cmd)
+	command.CompleteFlag(cmd, "sort", command.OneOf("name", "invocations", "created"))
+	return cmd
+}
+
+func (o *listOptions) run(ctx context.Context) error {
+	less, err := order(o.sort)
+	if err != nil {
+		return err
+	}
+	c, err := o.f.Client(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := command.Timeout(ctx)
+	defer cancel()
+	all, err := c.Functions(ctx, o.f.Flags.Namespace)
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(all, less)
+	if o.quiet && o.output.IsTable() {
+		for _, s := range all {
+			o.f.Streams.Printf("%s\n", term.Clean(s.Name))
+		}
+		return nil
+	}
+	return o.output.Write(o.f.Streams.Out, all, func(t *term.Table) {
+		header := []string{"NAME", "INVOCATIONS", "READY"}
+		if o.verbose {
+			header = append(header, "NAMESPACE", "IMAGE", "CREATED")
+		}
+		t.Header(header...)
+		for _, s := range all {
+			row := []string{s.Name, strconv.FormatFloat(s.InvocationCount, 'f', -1, 64), fmt.Sprintf("%d/%d", s.AvailableReplicas, s.Replicas)}
+			if o.verbose {
+				row = append(row, s.Namespace, s.Image, s.CreatedAt.Format(time.RFC3339))
+			}
+			t.Row(row...)
+		}
+	})
+}
+
+// order returns how --sort orders functions.
+func order(name string) (func(a, b types.FunctionStatus) int, error) {
+	switch name {
+	case "name":
+		return byName, nil
+	case "invocations":
+		return func(a, b types.FunctionStatus) int {
+			return cmp.Or(cmp.Compare(b.InvocationCount, a.InvocationCount), byName(a, b))
+		}, nil
+	case "created":
+		return func(a, b types.FunctionStatus) int { return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), byName(a, b)) }, nil
+	}
+	return nil, command.Usagef("--sort is %q, want name, invocations or created", name)
+}
+
+func byName(a, b types.FunctionStatus) int { return strings.Compare(a.Name, b.Name) }

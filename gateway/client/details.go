@@ -1,0 +1,35 @@
+package client
+
+import (
+	"context"
+
+	"github.com/openfaas/faas-provider/types"
+
+	"github.com/graphene-faas/graphene/internal/function"
+)
+
+// Details is a function's status with what OpenFaaS has no field for. A
+// gateway that does not know details leaves everything but the status empty;
+// Revision, which counts from 1, is 0 then.
+type Details struct {
+	types.FunctionStatus
+	// Revision counts the function's deploys. The latest one is in effect when
+	// an instance of that revision is ready.
+	Revision  int64              `json:"revision,omitzero"`
+	Failure   string             `json:"failure,omitempty"` // why the latest version cannot start, when that is known
+	Instances []function.Replica `json:"instances,omitempty"`
+	Settings  function.Settings  `json:"settings,omitzero"`
+}
+
+// Details describes one function with its instances. With usage set, what
+// they use is measured too.
+func (c *Client) Details(ctx context.Context, ref function.Ref, usage bool) (Details, error) {
+	query := inNamespace(ref.Namespace)
+	query.Set("details", "1")
+	if usage {
+		query.Set("usage", "1")
+	}
+	var d Details
+	err := c.do(ctx, request{method: "GET", path: []string{"system", "function", ref.Name}, query: query}, &d)
+	return d, err
+}
