@@ -1,0 +1,20 @@
+"""``python -m graphene_function``: a pool's process, or a development server."""
+
+import os
+import sys
+
+
+def main() -> int:
+    """Choose by the environment: the watchdog passes its socket in ``pool_fd``."""
+    fd = os.environ.pop("pool_fd", "")
+    if fd:
+        from .zygote import run
+
+        return run(int(fd))
+    from .serve import main as serve
+
+    return serve(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

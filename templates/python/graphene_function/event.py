@@ -1,0 +1,206 @@
+"""What a handler is given: the event and the context.
+
+Both work as they do in OpenFaaS' ``python3-http`` template, where they come
+from Flask, so that handlers written for it run unchanged.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from urllib.parse import parse_qsl
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+
+class Headers(Mapping[str, str]):
+    """Headers of a request. Names compare without regard to case.
+
+    A header that was sent more than once reads as its values joined by commas;
+    :meth:`getlist` returns them one by one.
+    """
+
+    __slots__ = ("_pairs", "_values")
+
+    def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
+        self._pairs = pairs
+        self._values: dict[str, tuple[str, list[str]]] | None = None
+
+    def _index(self) -> dict[str, tuple[str, list[str]]]:
+        # Most handlers look at few headers or none, so the index waits.
+        if self._values is None:
+            values: dict[str, tuple[str, list[str]]] = {}
+            for name, value in self._pairs:
+                values.setdefault(name.lower(), (name, []))[1].append(value)
+            self._values = values
+        return self._values
+
+    def __getitem__(self, name: str) -> str:
+        return ", ".join(self._index()[name.lower()][1])
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self._index().values())
+
+    def __len__(self) -> int:
+        return len(self._index())
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name.lower() in self._index()
+
+    def __repr__(self) -> str:
+        return f"Headers({dict(self)!r})"
+
+    def get(self, name: str, default: Any = None, type: Callable[[str], Any] | None = None) -> Any:
+        """Return the value, or ``default`` if it is missing or ``type`` refuses it."""
+        return _convert(self[name], default, type) if name in self else default
+
+    def getlist(self, name: str) -> list[str]:
+        """Return every value sent under this name."""
+        found = self._index().get(name.lower())
+        return list(found[1]) if found else []
+
+
+class Query(Mapping[str, str]):
+    """Parameters of the query string. A name reads as its first value."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, raw: str) -> None:
+        self._values: dict[str, list[str]] = {}
+        for name, value in parse_qsl(raw, keep_blank_values=True):
+            self._values.setdefault(name, []).append(value)
+
+    def __getitem__(self, name: str) -> str:
+        return self._values[name][0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __repr__(self) -> str:
+        return f"Query({self._values!r})"
+
+    def get(self, name: str, default: Any = None, type: Callable[[str], Any] | None = None) -> Any:
+        """Return the first value, or ``default`` if it is missing or ``type`` refuses it."""
+        return _convert(self[name], default, type) if name in self._values else default
+
+    def getlist(self, name: str, type: Callable[[str], Any] | None = None) -> list[Any]:
+        """Return every value, without those that ``type`` refuses."""
+        values = self._values.get(name, [])
+        if type is None:
+            return list(values)
+        refused = object()
+        converted = [_convert(value, refused, type) for value in values]
+        return [value for value in converted if value is not refused]
+
+    def lists(self) -> Iterable[tuple[str, list[str]]]:
+        """Return each name with all of its values."""
+        return self._values.items()
+
+    def to_dict(self, flat: bool = True) -> dict[str, Any]:
+        """Return a plain dictionary of first values, or of lists if not ``flat``."""
+        return dict(self) if flat else {name: list(values) for name, values in self._values.items()}
+
+
+def _convert(value: str, default: Any, type: Callable[[str], Any] | None) -> Any:
+    if type is None:
+        return value
+    try:
+        return type(value)
+    except (ValueError, TypeError):
+        return default
+
+
+class Body:
+    """A request's body that is all here. See :class:`Event` for what it is used by."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        self._data = data
+
+    def read(self) -> bytes:
+        """Return the whole body. It may be called again."""
+        return self._data
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body piece by piece, once."""
+        if self._data:
+            yield self._data
+
+
+class Event:
+    """One request."""
+
+    __slots__ = ("_body", "_query", "headers", "method", "path", "raw_query")
+
+    def __init__(
+        self,
+        body: bytes | Body = b"",
+        headers: Iterable[tuple[str, str]] | Mapping[str, str] = (),
+        method: str = "GET",
+        query: str = "",
+        path: str = "/",
+    ) -> None:
+        self._body = Body(body) if isinstance(body, bytes) else body
+        self._query: Query | None = None
+        self.headers = Headers(headers.items() if isinstance(headers, Mapping) else headers)
+        self.method = method
+        self.path = path
+        self.raw_query = query
+
+    @property
+    def body(self) -> bytes:
+        """The whole body. Reading it waits until all of it has arrived."""
+        return self._body.read()
+
+    def stream(self) -> Iterator[bytes]:
+        """Yield the body as it arrives, once, instead of keeping it in memory."""
+        return self._body.chunks()
+
+    @property
+    def query(self) -> Query:
+        """The parameters of the query string."""
+        if self._query is None:
+            self._query = Query(self.raw_query)
+        return self._query
+
+
+class Context:
+    """Where and for whom a function runs."""
+
+    __slots__ = ("call_id", "deadline", "function", "hostname", "namespace")
+
+    def __init__(self, call_id: str = "", deadline: float | None = None) -> None:
+        environ = os.environ
+        self.hostname = environ.get("HOSTNAME") or socket.gethostname()
+        self.function = environ.get("OPENFAAS_NAME", "")
+        self.namespace = environ.get("OPENFAAS_NAMESPACE", "")
+        #: The identity of this call in logs, from the header ``X-Call-Id``.
+        self.call_id = call_id
+        #: When the call will be ended, as ``time.time()`` counts; None for never.
+        self.deadline = deadline
+
+    def remaining(self) -> float | None:
+        """Return how many seconds the call has left, or None for any number."""
+        return None if self.deadline is None else self.deadline - time.time()
+
+    def secret(self, name: str) -> str:
+        """Return a secret's value, without a newline at its end.
+
+        Raises :class:`KeyError` if this function was not given the secret.
+        """
+        if not name or "/" in name or name in (".", ".."):
+            raise KeyError(f"{name!r} is not the name of a secret")
+        directory = os.environ.get("SECRETS_DIR", "/var/openfaas/secrets")
+        try:
+            with open(os.path.join(directory, name), encoding="utf-8") as file:
+                value = file.read()
+        except FileNotFoundError:
+            raise KeyError(f"no secret {name}: name it in the function's secrets") from None
+        return value.removesuffix("\n")

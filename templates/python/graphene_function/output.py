@@ -1,0 +1,56 @@
+"""Standard output and error of workers."""
+
+from __future__ import annotations
+
+import contextvars
+import io
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
+#: The id of the call that this code runs for; empty outside of calls.
+current_call: contextvars.ContextVar[str] = contextvars.ContextVar("current_call", default="")
+
+
+def prepare(log_call_id: bool) -> None:
+    """Send lines out whole, and with the id of their call if that is wanted."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+            if log_call_id:
+                setattr(sys, name, CallIDStream(stream))
+
+
+class CallIDStream(io.TextIOBase):
+    """A text stream that ends each line with the id of the call that wrote it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str, /) -> int:
+        call = current_call.get()
+        self._stream.write(text.replace("\n", f" [{call}]\n") if call else text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def writable(self) -> bool:
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    @property
+    def buffer(self) -> object:
+        return self._stream.buffer

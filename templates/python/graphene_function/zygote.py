@@ -1,0 +1,298 @@
+"""The process that loads a function once and forks the workers that share it.
+
+It obeys the watchdog over a control socket: load, fork a worker on the socket
+that comes along, kill one. It reports which of its workers have ended, and how.
+When the control socket closes, the watchdog has died, and nobody is left to
+work for: every worker is killed.
+
+Forking a process that runs threads is a known danger: a lock held by another
+thread stays locked in the child for ever. Numeric libraries start threads when
+they are used, or when a model is loaded, unless they are told to use one, which
+the watchdog does by the environment. As proof, a probe is forked after loading
+and warms up; if it hangs or dies, the watchdog is told that this function
+cannot be shared, and starts a zygote that loads nothing: then each worker loads
+for itself.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+
+from . import channel as ch
+from . import output
+from .event import Context
+from .loading import Function, LoadError, import_function
+from .worker import Worker
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_POLL = 0.002  # seconds between looks at the probe
+_LAST_WORDS = 0.1  # seconds that a process gets to say where it hangs
+_WARMUP_RAISED = 3  # exit status of a probe
+
+
+def run(fd: int) -> int:
+    """Serve the watchdog at the other end of descriptor ``fd``; return the exit status."""
+    os.set_inheritable(fd, False)
+    control = ch.ControlChannel(socket.socket(fileno=fd))
+    # Sent before a kill: where does it hang? It works without the interpreter's help.
+    faulthandler.register(signal.SIGUSR1, all_threads=True, chain=False)
+    try:
+        hello = {"protocols": [ch.PROTOCOL], "python": sys.version.split()[0], "pid": os.getpid()}
+        control.send(ch.HELLO, 0, ch.document(hello))
+        kind, _, payload = control.read()
+        if kind != ch.START:
+            raise ch.Closed(f"a frame of type {kind} before START")
+        settings = ch.parse_document(payload)
+        output.prepare(settings["log_call_id"])
+        return _Zygote(control, settings).run()
+    except ch.Closed:
+        return 1
+
+
+class _Zygote:
+    def __init__(self, control: ch.ControlChannel, settings: dict[str, Any]) -> None:
+        self._control = control
+        self._settings = settings
+        self._function: Function | None = None
+        self._workers: dict[int, int] = {}  # process id to worker id
+        self._doomed: dict[int, float] = {}  # process id to when it is killed
+        self._stopping = False
+
+    def run(self) -> int:
+        loaded: dict[str, Any] = {"shared": self._settings["shared"]}
+        if self._settings["shared"]:
+            begun = time.monotonic()
+            try:
+                self._function = _load(self._settings)
+            except BaseException as err:  # whatever a handler may raise at import
+                self._control.send(ch.FAILED, 0, ch.document({"error": describe(err)}))
+                return 1
+            # What is here now stays for good: collecting it would only copy pages.
+            gc.collect()
+            gc.freeze()
+            loaded["seconds"] = round(time.monotonic() - begun, 3)
+            problem = self._probe(self._settings["probe_seconds"])
+            if problem:
+                loaded.update(shared=False, problem=problem)
+        wake = self._listen_for_signals()
+        self._control.send(ch.LOADED, 0, ch.document(loaded))
+        try:
+            self._obey(wake)
+        except ch.Closed:
+            pass
+        self._end_workers()
+        return 0
+
+    def _listen_for_signals(self) -> int:
+        """Return a descriptor that becomes readable when a signal has come."""
+        read, write = os.pipe()
+        for fd in (read, write):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._stop)
+        return read
+
+    def _stop(self, *_: object) -> None:
+        self._stopping = True
+
+    def _obey(self, wake: int) -> None:
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(wake, select.POLLIN)
+        while not self._stopping:
+            for fd, _ in poll.poll(self._until_next_kill()):
+                if fd == wake:
+                    os.read(wake, 4096)
+                    self._reap()
+                    continue
+                self._take()
+                while self._control.buffered():
+                    self._take()
+
+    def _take(self) -> None:
+        kind, ident, _ = self._control.read()
+        if kind == ch.FORK:
+            self._fork(ident, self._control.descriptors.pop(0))
+        elif kind == ch.KILL:
+            for pid, worker in self._workers.items():
+                if worker == ident:
+                    _signal(pid, signal.SIGUSR1, group=False)
+                    self._doomed[pid] = time.monotonic() + _LAST_WORDS
+
+    def _until_next_kill(self) -> float | None:
+        """Kill those whose time has come; return the milliseconds until the next."""
+        now = time.monotonic()
+        for pid, due in list(self._doomed.items()):
+            if due <= now:
+                del self._doomed[pid]
+                _signal(pid, signal.SIGKILL)
+        return min(self._doomed.values()) * 1000 - now * 1000 + 1 if self._doomed else None
+
+    def _fork(self, ident: int, fd: int) -> None:
+        try:
+            pid = _fork(lambda: self._become_worker(fd))
+        except OSError as err:
+            os.close(fd)
+            self._control.send(ch.EXITED, ident, ch.document({"status": f"cannot fork: {err}"}))
+            return
+        os.close(fd)
+        self._workers[pid] = ident
+        self._control.send(ch.FORKED, ident, ch.document({"pid": pid}))
+
+    def _become_worker(self, fd: int) -> int:
+        self._control.sock.close()
+        channel = ch.Channel(socket.socket(fileno=fd))
+        function = self._function
+        try:
+            if function is None:
+                function = _load(self._settings)
+            function.warmup()
+        except BaseException as err:
+            if self._function is None:
+                channel.send(ch.FAILED, 0, ch.document({"error": describe(err)}))
+                return 1
+            # The probe has logged the same exception; calls may fare better.
+        assert function is not None
+        if function.is_async:
+            from .async_worker import AsyncWorker
+
+            AsyncWorker(function, channel).run()
+        else:
+            Worker(function, channel).run()
+        return 0
+
+    def _reap(self) -> None:
+        # Only our own: the handler may have started processes that it waits for.
+        for pid in list(self._workers):
+            try:
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                text = _status_text(status)
+            except ChildProcessError:
+                ended, text = pid, "unknown status"  # the handler has waited for all children
+            if ended:
+                self._doomed.pop(pid, None)
+                ident = self._workers.pop(pid)
+                self._control.send(ch.EXITED, ident, ch.document({"status": text}))
+
+    def _end_workers(self) -> None:
+        for pid in self._workers:
+            _signal(pid, signal.SIGKILL)
+
+    def _probe(self, seconds: float) -> str:
+        """Fork a child that warms up; return what is wrong with that, or nothing."""
+        function = self._function
+        assert function is not None
+
+        def warm_up() -> int:
+            self._control.sock.close()
+            try:
+                function.warmup()
+            except BaseException as err:
+                describe(err)
+                return _WARMUP_RAISED
+            return 0
+
+        pid = _fork(warm_up)
+        deadline = time.monotonic() + seconds
+        while True:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                break
+            if time.monotonic() > deadline:
+                _signal(pid, signal.SIGUSR1, group=False)
+                time.sleep(_LAST_WORDS)
+                _signal(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return f"warmup hung in a forked process for {seconds:g} s"
+            time.sleep(_POLL)
+        if os.waitstatus_to_exitcode(status) in (0, _WARMUP_RAISED):
+            return ""
+        return f"warmup ended a forked process with {_status_text(status)}"
+
+
+def _load(settings: dict[str, Any]) -> Function:
+    function = import_function(settings["handler_dir"], settings["handler_style"])
+    function.load(Context())
+    return function
+
+
+def _fork(body: Callable[[], int]) -> int:
+    """Fork a child that runs ``body`` and exits with its result; return its process id."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        # A group of its own, so that what a handler starts dies with it, and
+        # so that it outlives the zygote until it has answered.
+        os.setpgid(0, 0)
+        signal.set_wakeup_fd(-1)
+        for sig in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(sig, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _reseed()
+        status = body()
+    except ch.Closed:
+        status = 0
+    except BaseException as err:
+        describe(err)
+    finally:
+        # Without the exit handlers, which belong to the zygote.
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+
+
+def _reseed() -> None:
+    """Make forked processes draw different random numbers. ``random`` does so by itself."""
+    numpy = sys.modules.get("numpy.random")
+    if numpy is not None:
+        numpy.seed()
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.seed()
+
+
+def _signal(pid: int, sig: signal.Signals, group: bool = True) -> None:
+    try:
+        os.killpg(pid, sig) if group else os.kill(pid, sig)
+    except (ProcessLookupError, PermissionError):
+        # It has no group of its own in its first instants.
+        try:
+            os.kill(pid, sig)
+        except ProcessLookupError:
+            pass
+
+
+def _status_text(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"exit status {code}" if code >= 0 else f"signal: {signal.strsignal(-code)}"
+
+
+def describe(err: BaseException) -> str:
+    """Log an exception with its traceback; return its last line."""
+    import traceback
+
+    if isinstance(err, LoadError):
+        sys.stderr.write(f"{err}\n")
+        return str(err)
+    sys.stderr.write("".join(traceback.format_exception(type(err), err, err.__traceback__)))
+    sys.stderr.flush()
+    return "".join(traceback.format_exception_only(type(err), err)).strip()
