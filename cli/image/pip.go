@@ -17,11 +17,11 @@ import (
 	"github.com/graphene-faas/graphene/internal/function"
 )
 
-// dependencies are installed packages: a directory, and the layer made of it.
+// dependencies are installed packages.
 type dependencies struct {
 	key   string
 	dir   string
-	layer *layerFile
+	layer *layerFile // nil if they are not shipped
 }
 
 // path returns the directory to import from, name what to call the packages in
@@ -43,7 +43,7 @@ func (d *dependencies) name() string {
 // shippedDeps installs what requirements.txt asks for, for the target. It
 // returns nil if that is nothing.
 func (p *pythonBuild) shippedDeps(ctx context.Context) (*dependencies, error) {
-	return p.install(ctx, p.target, requirements)
+	return p.install(ctx, p.target, true, requirements)
 }
 
 // buildDeps returns the packages that build.py may import, which must run on
@@ -56,14 +56,15 @@ func (p *pythonBuild) buildDeps(ctx context.Context, shipped *dependencies) (*de
 	if len(extra) == 0 && p.target == p.interpreter.Target {
 		return shipped, nil
 	}
-	return p.install(ctx, p.interpreter.Target, requirements, buildRequirements)
+	return p.install(ctx, p.interpreter.Target, false, requirements, buildRequirements)
 }
 
 // install runs pip for those of the files that ask for something, in one go so
-// that versions agree, or finds what an earlier run installed.
-func (p *pythonBuild) install(ctx context.Context, target function.Target, files ...string) (*dependencies, error) {
+// that versions agree, or finds what an earlier run installed. It makes a layer
+// of packages that are shipped.
+func (p *pythonBuild) install(ctx context.Context, target function.Target, shipped bool, files ...string) (*dependencies, error) {
 	var asked []string
-	key := []string{"pip", target.String(), strings.Join(p.PipArgs, "\x00")}
+	key := []string{"pip", fmt.Sprint(shipped), target.String(), strings.Join(p.PipArgs, "\x00")}
 	cached := !p.NoCache
 	for _, name := range files {
 		lines, err := p.asked(name)
@@ -95,7 +96,8 @@ func (p *pythonBuild) install(ctx context.Context, target function.Target, files
 	}
 	defer unlock()
 	if cached && p.cache.use("deps", d.key) {
-		if d.layer = p.cache.loadLayer(filepath.Join(entry, "layer.json")); d.layer != nil {
+		d.layer = p.cache.loadLayer(filepath.Join(entry, "layer.json"))
+		if d.layer != nil || !shipped {
 			return d, nil
 		}
 	}
@@ -105,11 +107,13 @@ func (p *pythonBuild) install(ctx context.Context, target function.Target, files
 	if err := p.pip(ctx, root, target, asked); err != nil {
 		return nil, err
 	}
-	if d.layer, err = p.depsLayer(ctx, root); err != nil {
-		return nil, err
-	}
-	if err := saveLayer(filepath.Join(tmp, "layer.json"), d.layer); err != nil {
-		return nil, err
+	if shipped {
+		if d.layer, err = p.depsLayer(ctx, root); err != nil {
+			return nil, err
+		}
+		if err := saveLayer(filepath.Join(tmp, "layer.json"), d.layer); err != nil {
+			return nil, err
+		}
 	}
 	if err := p.cache.add(tmp, "deps", d.key, false); err != nil {
 		return nil, fmt.Errorf("keep installed packages: %w", err)
@@ -199,22 +203,20 @@ func changing(line string) bool {
 		strings.HasPrefix(line, "/") || strings.Contains(line, "git+") || strings.Contains(line, "file:") || strings.Contains(line, "@ .")
 }
 
+// pipVersion asks for the version of pip. Starting pip itself would take five
+// times as long as this does.
 func (p *pythonBuild) pipVersion(ctx context.Context) (string, error) {
-	cmd := command(ctx, p.interpreter.Path, "-m", "pip", "--version")
+	cmd := command(ctx, p.interpreter.Path, "-c", "import importlib.metadata; print(importlib.metadata.version('pip'))")
 	cmd.Dir = p.work
 	cmd.Env = withoutPython(cmd.Environ())
-	out, err := cmd.CombinedOutput()
+	out, err := cmd.Output()
 	if err != nil {
 		if ctx.Err() != nil {
 			return "", context.Cause(ctx)
 		}
 		return "", fault.NotFound.Errorf("%s has no pip, which installs the packages of %s: run \"%s -m ensurepip\", or install the package python3-pip", p.interpreter.Path, requirements, p.interpreter.Path)
 	}
-	// "pip 23.2.1 from /where/it/is (python 3.11)"
-	if f := strings.Fields(string(out)); len(f) > 1 {
-		return f[1], nil
-	}
-	return "", fault.NotFound.Errorf("%s -m pip --version answered %.80q", p.interpreter.Path, out)
+	return strings.TrimSpace(string(out)), nil
 }
 
 // pip installs what the files ask for into root, from the handler directory,
