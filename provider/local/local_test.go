@@ -118,7 +118,7 @@ func handle(w http.ResponseWriter, r *http.Request) {
 		megabytes, _ := strconv.Atoi(query.Get("mb"))
 		hoard = bytes.Repeat([]byte{1}, megabytes<<20)
 	case "/escape": // a process that leaves the group and the tree
-		cmd := exec.Command("/bin/sh", "-c", "sleep 1000 & echo $!")
+		cmd := exec.Command("/bin/sh", "-c", "sleep 1000 </dev/null >/dev/null 2>&1 & echo $!")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		var out []byte
 		out, err = cmd.Output()
