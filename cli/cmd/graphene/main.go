@@ -4,14 +4,20 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/openfaas/faas-provider/types"
+	"github.com/spf13/cobra"
+
 	"github.com/graphene-faas/graphene"
 	"github.com/graphene-faas/graphene/cli"
+	"github.com/graphene-faas/graphene/cli/logins"
+	"github.com/graphene-faas/graphene/cli/serve"
 )
 
 // Set by the linker.
@@ -21,7 +27,7 @@ var (
 )
 
 func main() {
-	if handled, code := reexec(os.Args); handled {
+	if handled, code := serve.Reexec(os.Args, os.Environ(), os.Stderr); handled {
 		os.Exit(code)
 	}
 	os.Exit(run())
@@ -38,6 +44,9 @@ func run() int {
 		fmt.Fprintf(os.Stderr, "graphene: find the working directory: %v\n", err)
 		return 1
 	}
+	// Replicas start this program again; without knowing where it is, only
+	// serve fails, and says so.
+	executable, _ := os.Executable()
 	return cli.Main(ctx, cli.Env{
 		Args:    os.Args[1:],
 		Environ: os.Environ(),
@@ -48,9 +57,24 @@ func run() int {
 		Version: version,
 		Commit:  commit,
 		Sources: graphene.Sources(),
+		Commands: []*cobra.Command{serve.NewCommand(serve.CommandOptions{
+			Environ:    os.Environ(),
+			Executable: executable,
+			Version:    types.VersionInfo{Release: version, SHA: cmp.Or(commit, "unknown")},
+			LogIn:      logIn(dir),
+			Stdout:     os.Stdout,
+			Stderr:     os.Stderr,
+		})},
 	})
 }
 
-// reexec runs one of the hidden programs that this one is besides: those that
-// `graphene serve` starts for the functions' replicas.
-func reexec(args []string) (handled bool, code int) { return false, 0 }
+// logIn keeps logins where the other commands, and faas-cli, look for them.
+func logIn(dir string) func(gateway, user, password string) error {
+	return func(gateway, user, password string) error {
+		path, err := logins.Path(os.Getenv, dir)
+		if err != nil {
+			return err
+		}
+		return logins.File{Path: path}.Save(gateway, logins.NewBasic(user, password))
+	}
+}
