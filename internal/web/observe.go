@@ -87,8 +87,7 @@ func Recover(log *slog.Logger, next http.Handler) http.Handler {
 			if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 				panic(http.ErrAbortHandler)
 			}
-			log.Error("handler panicked", "method", r.Method, "path", r.URL.Path,
-				"call_id", CallID(r.Context()), "err", fmt.Sprint(p), "stack", string(debug.Stack()))
+			logPanic(log, r, p)
 			if rec.status != 0 {
 				panic(http.ErrAbortHandler)
 			}
@@ -96,6 +95,12 @@ func Recover(log *slog.Logger, next http.Handler) http.Handler {
 		}()
 		next.ServeHTTP(rec, r)
 	})
+}
+
+// logPanic writes p to log, with the stack of whoever recovered it.
+func logPanic(log *slog.Logger, r *http.Request, p any) {
+	log.Error("handler panicked", "method", r.Method, "path", r.URL.Path,
+		"call_id", CallID(r.Context()), "err", fmt.Sprint(p), "stack", string(debug.Stack()))
 }
 
 // Bound limits how long a request to next may take to arrive and its answer
@@ -106,7 +111,10 @@ func Bound(read, write time.Duration, next http.Handler) http.Handler {
 		control := http.NewResponseController(w)
 		now := time.Now()
 		// Writers that know no deadlines, such as those of tests, do without.
-		if read > 0 {
+		if read > 0 && r.ContentLength != 0 {
+			// Without a body the request has arrived, and what the server reads
+			// now is whether the caller is still there: running out of time
+			// would look as if they had left.
 			_ = control.SetReadDeadline(now.Add(read))
 		}
 		if write > 0 {

@@ -201,3 +201,23 @@ func TestABoundRequestMustArriveInTimeAndAnUnboundOneNeedNot(t *testing.T) {
 		conn.Close()
 	}
 }
+
+// deadlines remembers which deadlines were set.
+type deadlines struct {
+	http.ResponseWriter
+	read, write int
+}
+
+func (d *deadlines) SetReadDeadline(time.Time) error  { d.read++; return nil }
+func (d *deadlines) SetWriteDeadline(time.Time) error { d.write++; return nil }
+
+func TestARequestWithoutABodyHasArrivedAndIsNotBound(t *testing.T) {
+	h := web.Bound(time.Minute, time.Minute, http.NotFoundHandler())
+	for body, want := range map[string]int{"": 0, "text": 1} {
+		w := &deadlines{ResponseWriter: httptest.NewRecorder()}
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body)))
+		if w.read != want || w.write != 1 {
+			t.Errorf("body %q: %d read deadlines, %d write deadlines; want %d and 1", body, w.read, w.write, want)
+		}
+	}
+}

@@ -70,7 +70,7 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions)
 	defer cutOff()
 	running := newInFlight()
 	srv := &http.Server{
-		Handler:           running.count(h),
+		Handler:           running.count(reportPanics(o.Log, h)),
 		Protocols:         &protocols,
 		ReadHeaderTimeout: cmp.Or(o.ReadHeaderTimeout, 10*time.Second),
 		ReadTimeout:       o.ReadTimeout,
@@ -105,6 +105,27 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions)
 	<-served
 	cutOff()
 	return errors.Join(err, running.end(ctx))
+}
+
+// reportPanics logs the panics of h as the errors they are: net/http's own
+// complaints are mostly of broken connections and go to the debug level.
+func reportPanics(log *slog.Logger, h http.Handler) http.Handler {
+	if log == nil {
+		return h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			p := recover()
+			if p == nil {
+				return
+			}
+			if err, ok := p.(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
+				logPanic(log, r, p)
+			}
+			panic(http.ErrAbortHandler)
+		}()
+		h.ServeHTTP(w, r)
+	})
 }
 
 // inFlight counts the handlers that run, and says when there are none left.

@@ -2,9 +2,11 @@ package web_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -30,7 +32,9 @@ func serve(t *testing.T, h http.HandlerFunc, o web.ServeOptions) *server {
 	}
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	s := &server{address: ln.Addr().String(), stop: stop, ended: make(chan error, 1)}
-	o.Log = testkit.Log(t)
+	if o.Log == nil {
+		o.Log = testkit.Log(t)
+	}
 	go func() { s.ended <- web.Serve(ctx, ln, h, o) }()
 	t.Cleanup(stop)
 	return s
@@ -191,5 +195,27 @@ func TestServeReportsAListenerThatFails(t *testing.T) {
 	ln.Close()
 	if err := web.Serve(t.Context(), ln, http.NotFoundHandler(), web.ServeOptions{}); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("Serve = %v, want net.ErrClosed", err)
+	}
+}
+
+func TestAPanicBreaksTheConnectionAndIsLoggedAsAnError(t *testing.T) {
+	var out bytes.Buffer
+	s := serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/abort" {
+			panic(http.ErrAbortHandler)
+		}
+		panic("boom")
+	}, web.ServeOptions{Log: slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelError}))})
+	for _, path := range []string{"/abort", "/boom"} {
+		if _, err := s.send(t, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n").ReadByte(); !errors.Is(err, io.EOF) {
+			t.Errorf("%s: %v, want the connection closed", path, err)
+		}
+	}
+	s.stop()
+	if err := <-s.ended; err != nil {
+		t.Error(err)
+	}
+	if got := out.String(); strings.Count(got, "handler panicked") != 1 || !strings.Contains(got, "path=/boom") || !strings.Contains(got, "serve_test.go") {
+		t.Errorf("log: %s", got)
 	}
 }
