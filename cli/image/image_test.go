@@ -538,7 +538,8 @@ func TestBuildScriptRunsOnceAndAddsFiles(t *testing.T) {
 		"handler.py":             pythonHandler,
 		"requirements.txt":       "tiny\n",
 		"build-requirements.txt": "forge\n",
-		"build.py":               "import forge, tiny\nprint('training')\nopen('model.txt', 'w').write(forge.VALUE + ' and ' + tiny.VALUE)\n",
+		"build.py":               "import forge, os, tiny\nprint('training')\nopen('model.txt', 'w').write(forge.VALUE + ' and ' + tiny.VALUE)\nos.mkdir('build')\nos.symlink('../model.txt', 'build/link')\n",
+		"stack.yaml":             "version: 1.0\n",
 	})
 	o.PipArgs = wheelhouse(t)
 	var log strings.Builder
@@ -548,6 +549,9 @@ func TestBuildScriptRunsOnceAndAddsFiles(t *testing.T) {
 	last := layers[len(layers)-1]
 	if got := last["home/app/function/model.txt"]; got != "forged and tiny value" {
 		t.Errorf("model.txt holds %q", got)
+	}
+	if _, ok := last["home/app/function/build/link"]; !ok {
+		t.Error("what build.py made is not there whole")
 	}
 	for _, files := range layers {
 		for name := range files {

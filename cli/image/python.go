@@ -228,7 +228,7 @@ func (p *pythonBuild) runBuildScript(ctx context.Context, deps *dependencies) er
 		}
 	}
 	p.handler = filepath.Join(p.work, "built")
-	return copyTree(p.handler, p.cache.path("built", key), nil)
+	return os.CopyFS(p.handler, os.DirFS(p.cache.path("built", key)))
 }
 
 func (p *pythonBuild) execBuildScript(ctx context.Context, deps *dependencies) error {

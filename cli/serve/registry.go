@@ -63,9 +63,10 @@ type registryOptions struct {
 
 // A registry is an OCI registry in this process, with its files below one
 // directory. It is an http.Handler for /v2/, without authentication: that is
-// its caller's. It is ready when newRegistry returns, runs nothing in the
-// background, and needs no closing; collectGarbage must be called from time to
-// time.
+// its caller's. It is ready when newRegistry returns and needs no closing: it
+// does nothing in the background (though its library leaves an idle goroutine
+// that lives as long as the process). collectGarbage must be called from time
+// to time.
 type registry struct {
 	registryOptions
 	app       http.Handler
