@@ -1,9 +1,12 @@
 package gateway_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -17,6 +20,7 @@ import (
 	"github.com/openfaas/faas-provider/types"
 
 	"github.com/graphene-faas/graphene/gateway"
+	"github.com/graphene-faas/graphene/gateway/api"
 	"github.com/graphene-faas/graphene/gateway/auth"
 	"github.com/graphene-faas/graphene/gateway/client"
 	"github.com/graphene-faas/graphene/internal/fault"
@@ -201,6 +205,39 @@ func TestEveryRouteButAFewRefusesCallersNobodyKnows(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestTheReferencePageListsTheRoutesOfTheManagementAPI(t *testing.T) {
+	known := map[string]bool{}
+	for _, a := range auth.Actions() {
+		known[string(a)] = true
+	}
+	var page strings.Builder
+	page.WriteString(`# The management API
+
+Generated from the route table by the tests of package ` + "`gateway`" + ` (` + "`-update`" + `
+rewrites this page). Requests and answers are those of OpenFaaS: the types of
+` + "`github.com/openfaas/faas-provider`" + `. Every route needs credentials and, once
+there are policies, the action in the last column. A namespace can be named by
+the query parameter ` + "`namespace`" + `, by the body's field of that name, or behind a
+function's name in the path (` + "`NAME.NAMESPACE`" + `); places that disagree are refused.
+
+| method | path | action |
+|---|---|---|
+`)
+	routes := api.New(api.Options{}).Routes()
+	for _, r := range routes {
+		if !known[r.Action] {
+			t.Errorf("%s %s needs %q, which is no action", r.Method, r.Path, r.Action)
+		}
+		fmt.Fprintf(&page, "| %s | `%s` | `%s` |\n", r.Method, r.Path, r.Action)
+	}
+	page.WriteString(`
+Open to everybody: ` + "`/function/NAME[.NAMESPACE]/…`" + ` with every verb, ` + "`GET /healthz`" + `, ` + "`GET /`" + `.
+` + "`/v2/…`" + ` is the OCI registry, where there is one; reading it needs
+` + "`Function:Get`" + `, writing ` + "`Function:Create`" + `.
+`)
+	testkit.Golden(t, "../docs/reference/api.md", []byte(page.String()))
 }
 
 func TestWithoutAnAuthenticatorNobodyMayDoAnything(t *testing.T) {
@@ -480,4 +517,51 @@ func TestConfigNamesWhatIsWrongWithIt(t *testing.T) {
 	if *o.ProviderURL != want || o.MaxBody != 5 {
 		t.Errorf("Options = %+v", o)
 	}
+}
+
+func TestCallsAreLoggedWhereThatIsWanted(t *testing.T) {
+	for _, wanted := range []bool{false, true} {
+		var out lockedBuffer
+		p := start(t, nothing, func(o *gateway.Options) {
+			o.AccessLog = wanted
+			o.Log = slog.New(slog.NewTextHandler(&out, nil))
+		})
+		p.deploy(t, "echo")
+		r, _ := http.NewRequestWithContext(t.Context(), "GET", p.url+"/function/echo/path?secret=query", nil)
+		r.Header.Set(web.HeaderCallID, "the-call")
+		p.send(t, r)
+		if err := p.stop(); err != nil {
+			t.Fatal(err)
+		}
+		log := out.String()
+		if got := strings.Contains(log, "method=GET path=/function/echo/path status=200 bytes=0") && strings.Contains(log, "call_id=the-call"); got != wanted {
+			t.Errorf("wanted: %v, but the log holds\n%s", wanted, log)
+		}
+		if !strings.Contains(log, "method=PUT path=/system/functions status=404") || !strings.Contains(log, "caller=admin") {
+			t.Errorf("the management API is not logged:\n%s", log)
+		}
+		for _, secret := range []string{"query", "s3cret", "/healthz"} {
+			if strings.Contains(log, secret) {
+				t.Errorf("the log holds %q", secret)
+			}
+		}
+	}
+}
+
+// A lockedBuffer takes lines from several goroutines.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
 }

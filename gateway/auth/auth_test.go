@@ -71,6 +71,9 @@ func TestNobodyMayDoAnythingAndOnlyAdministratorsMayDoAll(t *testing.T) {
 	if err := auth.May(auth.Caller{Subject: "admin", Admin: true}, auth.FunctionDelete, resource); err != nil {
 		t.Errorf("administrator: %v", err)
 	}
+	if err := auth.May(auth.Caller{Subject: "admin", Admin: true}, "Function:Typo", resource); !errors.Is(err, fault.Denied) {
+		t.Errorf("an action that is none: %v, want fault.Denied", err)
+	}
 	if c := auth.CallerOf(t.Context()); c != (auth.Caller{}) {
 		t.Errorf("a context without a caller holds %+v", c)
 	}

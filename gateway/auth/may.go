@@ -2,6 +2,7 @@ package auth
 
 import (
 	"cmp"
+	"slices"
 
 	"github.com/graphene-faas/graphene/internal/fault"
 )
@@ -35,6 +36,16 @@ const (
 	SystemInfo Action = "System:Info"
 )
 
+// Actions lists every action.
+func Actions() []Action {
+	return []Action{
+		FunctionList, FunctionGet, FunctionCreate, FunctionUpdate, FunctionDelete, FunctionScale, FunctionLogs, FunctionInvoke,
+		SecretList, SecretCreate, SecretUpdate, SecretDelete,
+		NamespaceList, NamespaceGet, NamespaceCreate, NamespaceUpdate, NamespaceDelete,
+		SystemInfo,
+	}
+}
+
 // A Resource is what an action is about: a namespace, or one function in it.
 // The zero Resource is the platform as a whole.
 type Resource struct {
@@ -52,11 +63,13 @@ func (r Resource) String() string {
 
 // May returns nil if c may do action to resource, and else an error of kind
 // fault.Denied, or fault.Unauthenticated where nobody asks. An action that is
-// not declared is refused to all but administrators.
+// not one of [Actions] is refused to everybody.
 func May(c Caller, action Action, resource Resource) error {
 	switch {
 	case c == Caller{}:
 		return ErrNone
+	case !slices.Contains(Actions(), action):
+		return fault.Denied.Errorf("%q is no action", action)
 	case c.Admin:
 		return nil
 	}
