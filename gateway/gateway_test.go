@@ -252,6 +252,45 @@ func TestWithoutAnAuthenticatorNobodyMayDoAnything(t *testing.T) {
 	}
 }
 
+type authenticator func(*http.Request) (auth.Caller, error)
+
+func (f authenticator) Authenticate(r *http.Request) (auth.Caller, error) { return f(r) }
+
+func TestACallerWhoCannotBeFoundOutIsNotACallerWhoIsUnknown(t *testing.T) {
+	p := start(t, nothing, func(o *gateway.Options) {
+		o.Authenticator = authenticator(func(*http.Request) (auth.Caller, error) {
+			return auth.Caller{}, fault.Unavailable.Errorf("the issuer does not answer")
+		})
+	})
+	if resp, body := p.do(t, "GET", "/system/functions", ""); resp.StatusCode != 503 || body != "the issuer does not answer\n" {
+		t.Errorf("%d %q, want 503", resp.StatusCode, body)
+	}
+}
+
+func TestPagesOfOtherOriginsChangeNothing(t *testing.T) {
+	p := start(t, nothing)
+	for _, tt := range []struct {
+		method, site string
+		status       int
+	}{
+		{"POST", "", 202},
+		{"PUT", "same-origin", 202},
+		{"PUT", "cross-site", 403},
+		{"PUT", "same-site", 403},
+		{"DELETE", "cross-site", 403},
+		{"GET", "cross-site", 200},
+	} {
+		r, _ := http.NewRequestWithContext(t.Context(), tt.method, p.url+"/system/functions", strings.NewReader(`{"service":"echo","functionName":"echo","image":"i"}`))
+		r.SetBasicAuth("admin", "s3cret")
+		if tt.site != "" {
+			r.Header.Set("Sec-Fetch-Site", tt.site)
+		}
+		if resp, body := p.send(t, r); resp.StatusCode != tt.status {
+			t.Errorf("%s from %q: %d %q, want %d", tt.method, tt.site, resp.StatusCode, body, tt.status)
+		}
+	}
+}
+
 func TestPathsAreTakenAsTheyAreAndVerbsStrictly(t *testing.T) {
 	p := start(t, nothing)
 	for _, tt := range []struct {

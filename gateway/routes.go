@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -108,18 +109,25 @@ func (g *Gateway) metricsRoutes() *mux.Router {
 func newRouter() *mux.Router { return mux.NewRouter().SkipClean(true).UseEncodedPath() }
 
 // guarded finds out who the caller is before anything else happens, and logs
-// the request.
+// the request. A browser that remembers a password sends it along whichever
+// page made the request, so requests that change something must not come from
+// pages of other origins.
 func (g *Gateway) guarded(next http.Handler) http.Handler {
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		caller, err := g.o.Authenticator.Authenticate(r)
-		if err != nil || caller == (auth.Caller{}) {
+		switch {
+		case err != nil && !errors.Is(err, fault.Unauthenticated):
+			web.WriteError(w, r, g.o.Log, err) // it could not be found out
+			return
+		case err != nil, caller == auth.Caller{}:
 			refuse(w)
 			return
 		}
 		web.Annotate(r.Context(), slog.String("caller", caller.Subject))
 		next.ServeHTTP(w, r.WithContext(auth.WithCaller(r.Context(), caller)))
 	})
-	return web.IdentifyCalls(g.accessLog(slog.LevelInfo, web.Recover(g.o.Log, h)))
+	sameOrigin := http.NewCrossOriginProtection().Handler(h)
+	return web.IdentifyCalls(g.accessLog(slog.LevelInfo, web.Recover(g.o.Log, sameOrigin)))
 }
 
 // refuse answers as OpenFaaS does, to the letter: browsers, registry clients
