@@ -20,6 +20,7 @@ const unusedFor = 30 * 24 * time.Hour
 //	layers/DIGEST.tar.gz         layers, by what they hold
 //	deps/KEY/{root,layer.json}   installed Python packages, by what was asked for
 //	built/KEY/                   handler directories after their build.py
+//	docker/NAME.tar              the last image a container tool made of a function
 //	tmp/                         work in progress
 //
 // Entries appear by rename, whole or not at all, so builds may share a cache

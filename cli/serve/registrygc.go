@@ -16,8 +16,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// repositoriesPath and blobsPath are where the library lays its files out,
-// below the registry's directory.
+// repositoriesPath is where the library keeps what is known by name, below the
+// registry's directory.
 const repositoriesPath = "/docker/registry/v2/repositories"
 
 // abandonedAfter is how long an upload may rest before it is removed.
