@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -183,8 +184,11 @@ func (c *call) overHTTP2(out *http.Request) (*http.Response, error) {
 	ctx := out.Context()
 	if !c.deadline.IsZero() {
 		ctx, c.cancel = context.WithDeadlineCause(ctx, c.deadline, os.ErrDeadlineExceeded)
-		out = out.WithContext(ctx)
 	}
+	out = out.WithContext(ctx)
+	// A transport that fails closes the body, which another may still need.
+	// ReverseProxy ends it in any case.
+	out.Body = io.NopCloser(out.Body)
 	for attempt := 1; ; attempt++ {
 		res, err := c.grant.replica.http2().RoundTrip(out)
 		if err == nil {
@@ -315,7 +319,7 @@ func (c *call) explain(r *http.Request, err error) (int, error) {
 	} else if failed, ok := errors.AsType[*sendError](err); ok && !failed.sent {
 		err = fault.Unavailable.Errorf("function %s cannot be reached: %w", c.route.ref, err)
 	} else if fault.KindOf(err) == fault.Internal {
-		return http.StatusBadGateway, fmt.Errorf("function %s gave no answer: %w", c.route.ref, err)
+		return http.StatusBadGateway, fmt.Errorf("function %s: replica %s gave no answer: %w", c.route.ref, c.grant.replica.ID, err)
 	}
 	return web.Status(err), err
 }

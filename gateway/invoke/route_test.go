@@ -24,9 +24,10 @@ import (
 // of which answers /_/ready with a status, or nobody where there is none. It
 // works in virtual time, where sockets do not.
 type network struct {
-	mu     sync.Mutex
-	ready  map[string]int
-	probes int
+	dials atomic.Int64
+
+	mu    sync.Mutex // guards ready
+	ready map[string]int
 }
 
 func (n *network) answer(address string, status int) {
@@ -41,7 +42,7 @@ func (n *network) answer(address string, status int) {
 func (n *network) dial(_ context.Context, _, address string) (net.Conn, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.probes++
+	n.dials.Add(1)
 	status, ok := n.ready[address]
 	if !ok {
 		return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
@@ -402,10 +403,10 @@ func TestLoadTimeoutBoundsTheWaitForAReplica(t *testing.T) {
 			t.Errorf("after %s: %v", time.Since(start), err)
 		}
 		time.Sleep(time.Second)
-		before := net.probes
+		before := net.dials.Load()
 		time.Sleep(time.Hour)
-		if net.probes != before {
-			t.Errorf("%d probes although nobody waits", net.probes-before)
+		if net.dials.Load() != before {
+			t.Errorf("%d probes although nobody waits", net.dials.Load()-before)
 		}
 	})
 }
@@ -421,12 +422,12 @@ func TestProbingStartsAtAMillisecondAndSlowsDown(t *testing.T) {
 		all.Go(func() { _, _ = r.acquire(ctx, true) })
 		time.Sleep(10 * time.Millisecond)
 		synctest.Wait()
-		if net.probes < 4 {
-			t.Errorf("%d probes in the first 10 ms", net.probes)
+		if net.dials.Load() < 4 {
+			t.Errorf("%d probes in the first 10 ms", net.dials.Load())
 		}
 		all.Wait()
-		if net.probes > 250 {
-			t.Errorf("%d probes in 10 s", net.probes)
+		if net.dials.Load() > 250 {
+			t.Errorf("%d probes in 10 s", net.dials.Load())
 		}
 	})
 }
