@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/testkit"
 	"github.com/graphene-faas/graphene/internal/web"
 )
@@ -198,5 +199,39 @@ func TestListingsCountTheCalls(t *testing.T) {
 	list, err := p.client.Functions(t.Context(), "")
 	if err != nil || len(list) != 1 || list[0].InvocationCount != 3 {
 		t.Errorf("%+v, %v; want 3 calls", list, err)
+	}
+}
+
+func TestACallWakesAFunctionThatSleeps(t *testing.T) {
+	p := start(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "awake") })
+	p.deploy(t, "echo")
+	ref := function.Ref{Name: "echo", Namespace: function.DefaultNamespace}
+	if err := p.client.Scale(t.Context(), ref, 0); err != nil {
+		t.Fatal(err)
+	}
+	for p.Knows(ref) {
+		if t.Context().Err() != nil {
+			t.Fatal("the function does not fall asleep")
+		}
+	}
+	resp, body := p.do(t, "GET", "/function/echo", "")
+	if resp.StatusCode != 200 || body != "awake" || !strings.Contains(resp.Header.Get("Server-Timing"), "wake;dur=") {
+		t.Errorf("%d %q %v", resp.StatusCode, body, resp.Header)
+	}
+	status, err := p.client.Function(t.Context(), ref, false)
+	if err != nil || status.Replicas != 1 {
+		t.Errorf("afterwards: %+v, %v; want 1 replica", status, err)
+	}
+}
+
+func TestDetailsAreThereForThoseWhoAsk(t *testing.T) {
+	p := start(t, nothing)
+	p.deploy(t, "echo")
+	d, err := p.client.Details(t.Context(), function.Ref{Name: "echo", Namespace: function.DefaultNamespace}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Name != "echo" || d.Usage == nil || len(d.Instances) != 1 || !d.Instances[0].Ready {
+		t.Errorf("details = %+v", d)
 	}
 }

@@ -429,3 +429,35 @@ func FuzzSubject(f *testing.F) {
 		}
 	})
 }
+
+func TestScalingForTheGatewayItselfKeepsTheProvidersMeaning(t *testing.T) {
+	ref := function.Ref{Name: "f", Namespace: "a"}
+	for _, tt := range []struct {
+		status int
+		want   error
+	}{
+		{202, nil}, {404, fault.NotFound}, {503, fault.Unavailable}, {400, fault.Invalid},
+	} {
+		var asked string
+		a := api.New(api.Options{
+			Provider: web.InProcess(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				body, _ := io.ReadAll(r.Body)
+				asked = r.Method + " " + r.RequestURI + " " + string(body)
+				w.WriteHeader(tt.status)
+				io.WriteString(w, "said so\n")
+			})),
+			ProviderURL: &url.URL{Scheme: "http", Host: "provider"},
+			Log:         testkit.Log(t),
+		})
+		err := a.Scale(t.Context(), ref, 3)
+		if !errors.Is(err, tt.want) {
+			t.Errorf("%d: %v, want %v", tt.status, err, tt.want)
+		}
+		if err != nil && err.Error() != "scale f.a to 3: said so" {
+			t.Errorf("%d: error %q", tt.status, err)
+		}
+		if want := `POST /system/scale-function/f?namespace=a {"serviceName":"f","replicas":3,"namespace":"a"}`; asked != want {
+			t.Errorf("asked %q, want %q", asked, want)
+		}
+	}
+}
