@@ -95,9 +95,6 @@ func (m *Metrics) Handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry})
 }
 
-// Registry is where other parts of the gateway register metrics of their own.
-func (m *Metrics) Registry() *prometheus.Registry { return m.registry }
-
 // Route counts the requests to next under path, which is the pattern of a
 // route: paths as callers send them would make as many series.
 func (m *Metrics) Route(path string, next http.Handler) http.Handler {
