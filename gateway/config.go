@@ -113,5 +113,5 @@ type Options struct {
 	MaxWaiting      int           // calls that wait for one function; 0 is 1000
 
 	AccessLog bool // also log calls of functions, one line each
-	Log       *slog.Logger
+	Log       *slog.Logger // nil logs nothing
 }

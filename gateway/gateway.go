@@ -47,6 +47,9 @@ func New(o Options) *Gateway {
 	if o.Authenticator == nil {
 		o.Authenticator = auth.Chain{}
 	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	o.ReadTimeout = cmp.Or(o.ReadTimeout, time.Minute)
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, time.Minute)
 

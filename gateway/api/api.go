@@ -48,7 +48,7 @@ type Options struct {
 	// Timeout bounds what the provider may take to answer, streams of logs
 	// excepted; 0 is a minute.
 	Timeout time.Duration
-	Log     *slog.Logger
+	Log     *slog.Logger // nil logs nothing
 }
 
 // API answers the requests of one gateway. It is safe for concurrent use.
@@ -61,6 +61,9 @@ func New(o Options) *API {
 	o.Namespace = cmp.Or(o.Namespace, function.DefaultNamespace)
 	o.MaxBody = cmp.Or(o.MaxBody, 1<<20)
 	o.Timeout = cmp.Or(o.Timeout, time.Minute)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	if o.Invocations == nil {
 		o.Invocations = func(function.Ref) float64 { return 0 }
 	}
