@@ -112,6 +112,6 @@ type Options struct {
 	MaxAPIBody      int64         // of one request to the management API; 0 is 1 MiB
 	MaxWaiting      int           // calls that wait for one function; 0 is 1000
 
-	AccessLog bool // also log calls of functions, one line each
+	AccessLog bool         // also log calls of functions, one line each
 	Log       *slog.Logger // nil logs nothing
 }
