@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -222,16 +223,16 @@ func (p *lastProgress) Update(done, total int64) { p.done, p.total = done, total
 
 func TestPushSendsOnlyWhatIsMissing(t *testing.T) {
 	r := openRegistry(t, registryOptions{})
-	var patched int
+	var patched atomic.Int64
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.Method == http.MethodPatch {
-			patched++
+			patched.Add(1)
 		}
 		r.ServeHTTP(w, req)
 	}))
 	defer server.Close()
-	push := func(img v1.Image, tag string) int {
-		patched = 0
+	push := func(img v1.Image, tag string) int64 {
+		patched.Store(0)
 		ref, err := image.ResolveRef("fn:"+tag, server.URL)
 		if err != nil {
 			t.Fatal(err)
@@ -239,7 +240,7 @@ func TestPushSendsOnlyWhatIsMissing(t *testing.T) {
 		if err := image.Push(t.Context(), img, ref, image.PushOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		return patched
+		return patched.Load()
 	}
 	img := randomImage(t)
 	if n := push(img, "1"); n != 4 {
