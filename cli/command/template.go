@@ -23,12 +23,11 @@ const TemplateDir = "template"
 // there is one, or else an embedded one. The error is fault.NotFound with the
 // names there are.
 func Template(dir, name string) (templates.Template, error) {
-	t, err := templates.Load(os.DirFS(filepath.Join(dir, TemplateDir)), name)
-	if err == nil {
-		return t, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrInvalid) {
-		return templates.Template{}, fault.Invalid.Errorf("%w", err)
+	if fsys, err := openTemplates(dir); err == nil {
+		t, err := templates.Load(fsys, name)
+		if !errors.Is(err, fault.NotFound) {
+			return t, err
+		}
 	}
 	if t, ok := templates.Get(name); ok {
 		return t, nil
@@ -45,12 +44,16 @@ func Template(dir, name string) (templates.Template, error) {
 // told why.
 func Templates(dir string) []templates.Template {
 	list := templates.List()
-	entries, err := os.ReadDir(filepath.Join(dir, TemplateDir))
+	fsys, err := openTemplates(dir)
+	if err != nil {
+		return list
+	}
+	entries, err := fs.ReadDir(fsys, ".")
 	if err != nil {
 		return list
 	}
 	for _, e := range entries {
-		t, err := templates.Load(os.DirFS(filepath.Join(dir, TemplateDir)), e.Name())
+		t, err := templates.Load(fsys, e.Name())
 		if err != nil {
 			continue
 		}
@@ -65,6 +68,16 @@ func Templates(dir string) []templates.Template {
 		}
 	}
 	return list
+}
+
+// openTemplates opens the directory of templates below dir. Symbolic links do
+// not lead out of it. It stays open as long as a template of it is in use.
+func openTemplates(dir string) (fs.FS, error) {
+	root, err := os.OpenRoot(filepath.Join(dir, TemplateDir))
+	if err != nil {
+		return nil, err
+	}
+	return root.FS(), nil
 }
 
 // PullTemplates copies templates from source into ./template below dir and
@@ -85,9 +98,14 @@ func (f *Factory) PullTemplates(ctx context.Context, source, only, dir string, o
 		}
 		from = clone
 	}
-	entries, err := os.ReadDir(filepath.Join(from, TemplateDir))
+	fsys, err := openTemplates(from)
 	if err != nil {
 		return nil, fault.NotFound.Errorf("pull templates: %s has no directory called %s", source, TemplateDir)
+	}
+
+	entries, err := fs.ReadDir(fsys, ".")
+	if err != nil {
+		return nil, fmt.Errorf("pull templates: %w", err)
 	}
 
 	// Everything is checked before anything is written.
@@ -96,7 +114,7 @@ func (f *Factory) PullTemplates(ctx context.Context, source, only, dir string, o
 		if !e.IsDir() || only != "" && e.Name() != only {
 			continue
 		}
-		if _, err := templates.Load(os.DirFS(filepath.Join(from, TemplateDir)), e.Name()); err != nil {
+		if _, err := templates.Load(fsys, e.Name()); err != nil {
 			return nil, fault.Invalid.Errorf("pull templates: %s: %w", source, err)
 		}
 		if _, err := os.Lstat(filepath.Join(dir, TemplateDir, e.Name())); err == nil && !overwrite {
@@ -112,7 +130,11 @@ func (f *Factory) PullTemplates(ctx context.Context, source, only, dir string, o
 		if err := os.RemoveAll(to); err != nil {
 			return nil, fmt.Errorf("pull templates: %w", err)
 		}
-		if err := os.CopyFS(to, os.DirFS(filepath.Join(from, TemplateDir, name))); err != nil {
+		one, err := fs.Sub(fsys, name)
+		if err == nil {
+			err = os.CopyFS(to, one)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("pull templates: copy %s: %w", name, err)
 		}
 	}

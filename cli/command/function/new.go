@@ -14,6 +14,7 @@ import (
 	"github.com/graphene-faas/graphene/cli/command"
 	"github.com/graphene-faas/graphene/cli/stack"
 	"github.com/graphene-faas/graphene/cli/term"
+	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/templates"
 )
@@ -107,11 +108,14 @@ func (o *newOptions) run() error {
 		return err
 	}
 	dir, entry := o.handlerDir(file)
-	fn := stack.Function{Name: o.name, Lang: t.Name, Handler: entry, Image: o.image(), Limits: o.limits, Requests: o.requests}
-	if strings.Contains(o.lang, "@") {
-		fn.Lang = o.lang // a pinned template keeps its pin
-	}
-	text, err = stack.Append(o.f.Rel(file), text, fn)
+	text, err = stack.Append(o.f.Rel(file), text, stack.Function{
+		Name:     o.name,
+		Lang:     o.lang, // as it was asked for, with an alias or a pin
+		Handler:  entry,
+		Image:    o.image(),
+		Limits:   o.limits,
+		Requests: o.requests,
+	})
 	if err != nil {
 		return err
 	}
@@ -122,7 +126,7 @@ func (o *newOptions) run() error {
 		return fmt.Errorf("write the stack file: %w", err)
 	}
 	if !o.quiet {
-		o.f.Streams.Printf("%s is in %s, and in %s.\n", o.name, o.f.Rel(dir), o.f.Rel(file))
+		o.f.Streams.Printf("made %s, and added %s to %s\n", o.f.Rel(dir), o.name, o.f.Rel(file))
 		o.f.Streams.Notef("%s", t.Config.WelcomeMessage)
 	}
 	return nil
@@ -130,7 +134,7 @@ func (o *newOptions) run() error {
 
 func scaffold(t templates.Template, name, dir string) error {
 	err := templates.Scaffold(t, name, dir)
-	if errors.Is(err, fs.ErrExist) {
+	if errors.Is(err, fs.ErrExist) || errors.Is(err, fault.Exists) {
 		return command.ExistsError(err, "choose another name, or another directory with --handler")
 	}
 	return err
