@@ -64,8 +64,8 @@ func newCall(p *Proxy) *call {
 // begin makes c the call of r, which has arrived at start.
 func (c *call) begin(r *http.Request, start time.Time) {
 	values := &[2]string{r.Header.Get(web.HeaderCallID), strconv.FormatInt(start.UnixNano(), 10)}
-	if !validCallID(values[0]) {
-		values[0] = newCallID()
+	if !web.ValidCallID(values[0]) {
+		values[0] = web.NewCallID()
 	}
 	c.start, c.id, c.began = start, values[:1:1], values[1:]
 }

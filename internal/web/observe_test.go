@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
 	"github.com/graphene-faas/graphene/internal/web"
 )
@@ -47,8 +48,20 @@ func TestEveryRequestHasACallID(t *testing.T) {
 			t.Errorf("sent %q: got %q", sent, got)
 		}
 	}
-	if a, b := web.NewCallID(), web.NewCallID(); a == b || !web.ValidCallID(a) {
-		t.Errorf("new ids %q and %q", a, b)
+}
+
+func TestCallIDsAreRandomUUIDs(t *testing.T) {
+	seen := map[string]bool{}
+	for range 1000 {
+		id := web.NewCallID()
+		parsed, err := uuid.Parse(id)
+		if err != nil || parsed.Version() != 4 || parsed.Variant() != uuid.RFC4122 || parsed.String() != id {
+			t.Fatalf("NewCallID() = %q, which is not a random UUID: %v", id, err)
+		}
+		if seen[id] {
+			t.Fatalf("NewCallID() = %q twice", id)
+		}
+		seen[id] = true
 	}
 }
 
