@@ -51,7 +51,7 @@ func (j *janitor) run(ctx context.Context) error {
 		case <-j.wanted:
 		case <-tick.C:
 		}
-		freed, err := j.registry.collectGarbage(ctx, nil)
+		freed, err := j.registry.collectGarbage(ctx)
 		if err != nil && ctx.Err() == nil {
 			j.log.Warn("the registry could not be cleaned", "err", err)
 		} else if freed > 0 {

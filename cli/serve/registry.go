@@ -33,7 +33,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/graphene-faas/graphene/cli/image"
-	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/web"
 )
 
@@ -368,34 +367,6 @@ func (r *registry) Pull(ctx context.Context, ref string) (v1.Image, error) {
 		return nil, fmt.Errorf("pull %s: %w", ref, err)
 	}
 	return img, nil
-}
-
-// Untag removes the tag that ref names, so that the next collection removes
-// what only it kept. References to other registries are left alone. The error
-// is fault.NotFound if there is no such tag.
-func (r *registry) Untag(ctx context.Context, ref string) error {
-	parsed, own, err := parseReference(ref)
-	if err != nil || !own {
-		return err
-	}
-	tag, ok := parsed.(name.Tag)
-	if !ok {
-		return nil // a digest keeps nothing
-	}
-	repository, err := r.repository(ctx, tag.RepositoryStr())
-	if err != nil {
-		return fault.Invalid.Errorf("image name %q: %w", ref, err)
-	}
-	r.collecting.RLock()
-	defer r.collecting.RUnlock()
-	tags := repository.Tags(ctx)
-	if _, err := tags.Get(ctx, tag.TagStr()); err != nil {
-		return fault.NotFound.Errorf("the registry has no image %s", ref)
-	}
-	if err := tags.Untag(ctx, tag.TagStr()); err != nil {
-		return fmt.Errorf("untag %s: %w", ref, err)
-	}
-	return nil
 }
 
 func (r *registry) repository(ctx context.Context, repository string) (distribution.Repository, error) {

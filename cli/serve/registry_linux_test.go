@@ -61,7 +61,7 @@ func TestADiskThatFillsUpDuringAnUploadHarmsNothing(t *testing.T) {
 	// Opened again, the registry finds the half upload abandoned.
 	again := openRegistry(t, registryOptions{dir: dir, minFree: 64 << 10})
 	again.opened = r.opened.AddDate(0, 0, 1)
-	if _, err := again.collectGarbage(t.Context(), nil); err != nil {
+	if _, err := again.collectGarbage(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	s = openSession(t, again)

@@ -32,16 +32,15 @@ func (r *registry) disk(path string) string {
 	return filepath.Join(r.dir, filepath.FromSlash(path))
 }
 
-// collectGarbage removes everything that no tag leads to, except what keep,
-// which may be nil, asks for by the manifest's digest, and what pushes of the
-// last hour rely on. It returns how many bytes of layers it removed.
+// collectGarbage removes everything that no tag leads to, except what pushes of
+// the last hour rely on. It returns how many bytes of layers it removed.
 // Pushes go on meanwhile; only the writing of manifests waits.
-func (r *registry) collectGarbage(ctx context.Context, keep func(manifest string) bool) (freed int64, err error) {
+func (r *registry) collectGarbage(ctx context.Context) (freed int64, err error) {
 	r.collecting.Lock()
 	defer r.collecting.Unlock()
 	r.dropLeases()
 
-	c := collection{registry: r, keep: keep, used: map[digest.Digest]bool{}}
+	c := collection{registry: r, used: map[digest.Digest]bool{}}
 	if err := c.mark(ctx); err != nil {
 		return 0, fmt.Errorf("collect garbage: find what is used: %w", err)
 	}
@@ -54,7 +53,6 @@ func (r *registry) collectGarbage(ctx context.Context, keep func(manifest string
 // A collection is one run of collectGarbage.
 type collection struct {
 	*registry
-	keep  func(string) bool
 	used  map[digest.Digest]bool // manifests and layers
 	found []foundRepository
 	freed int64
@@ -113,7 +111,7 @@ func (c *collection) markRepository(ctx context.Context, name string) error {
 		roots[d.Digest] = true
 	}
 	for _, d := range found.manifests {
-		if roots[d] || c.leased(d) || c.keep != nil && c.keep(d.String()) {
+		if roots[d] || c.leased(d) {
 			if err := c.follow(ctx, manifests, d); err != nil {
 				return err
 			}
