@@ -36,7 +36,7 @@ func (i isolation) String() string {
 			open = append(open, no)
 		}
 	}
-	say(i.ownUsers, "a user of its own for each function", "functions share this user and can signal each other's processes where Landlock does not forbid it")
+	say(i.ownUsers, "a user of its own for each function", "functions share this user, and can connect to each other's sockets")
 	say(i.landlock > 0, fmt.Sprintf("Landlock %d", i.landlock), "the kernel has no Landlock, so functions read what their user may read")
 	say(i.mounts, "private /tmp and /dev/shm", "functions write to $TMPDIR and not to /tmp")
 	say(i.overlay, "/var/openfaas/secrets", "secrets are in $SECRETS_DIR and not in /var/openfaas/secrets")

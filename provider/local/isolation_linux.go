@@ -9,6 +9,7 @@ import (
 	"time"
 
 	landlock "github.com/landlock-lsm/go-landlock/landlock/syscall"
+	"golang.org/x/sys/unix"
 )
 
 // detectIsolation finds out what the kernel, and whoever configured it, allow.
@@ -39,6 +40,9 @@ func (i isolation) attributes() *syscall.SysProcAttr {
 	}
 	if i.userNamespace {
 		attr.Cloneflags |= syscall.CLONE_NEWUSER
+		// Inside it this user is itself and not root, and keeps the right to
+		// mount across exec only this way. The helper gives it up.
+		attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN}
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
 	}

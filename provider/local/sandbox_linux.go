@@ -70,7 +70,7 @@ func becomeReplica(args, environ []string, stderr io.Writer) error {
 		{"mount", c.mount},
 		{"restrict file access", c.restrict},
 		{"change user", c.changeUser},
-		{"give up privileges", func() error { return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }},
+		{"give up privileges", giveUpPrivileges},
 		{"enter directory", func() error { return os.Chdir(c.Dir) }},
 	} {
 		if err := step.run(); err != nil {
@@ -134,6 +134,15 @@ func (c confinement) changeUser() error {
 		return err
 	}
 	return syscall.Setresuid(c.UID, c.UID, c.UID)
+}
+
+// giveUpPrivileges makes this thread, which will call exec, one that has no
+// capabilities after that and cannot get any.
+func giveUpPrivileges() error {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return err
+	}
+	return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 }
 
 // restrict lets the process read and execute the system and what is its own,
