@@ -14,7 +14,10 @@ import (
 	"time"
 )
 
-const internalHeader = "X-OpenFaaS-Internal"
+const (
+	internalHeader   = "X-OpenFaaS-Internal"
+	statusClientLeft = 499 // in logs and metrics: nobody waited for the answer
+)
 
 // An answer is the ResponseWriter that a function sees. It adds the headers
 // that say how long things took, keeps functions from speaking in the
@@ -199,6 +202,9 @@ func (a *answer) finish(abort bool) {
 	a.finished = true
 	if a.hijacked {
 		return
+	}
+	if a.status == 0 && !a.expired && a.r.Context().Err() != nil {
+		a.status, abort = statusClientLeft, true
 	}
 	if abort || a.cut {
 		panic(http.ErrAbortHandler)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -75,7 +76,7 @@ func serverChild() int {
 
 // A running watchdog, and a client that talks to it.
 type running struct {
-	t      *testing.T
+	t      testing.TB
 	client *http.Client
 	socket string
 	stop   context.CancelFunc // begins the drain
@@ -85,7 +86,7 @@ type running struct {
 }
 
 // start runs a watchdog until the test ends.
-func start(t *testing.T, o watchdog.Options) *running {
+func start(t testing.TB, o watchdog.Options) *running {
 	t.Helper()
 	r := &running{t: t, out: &output{}, ended: make(chan struct{})}
 	// Socket paths are limited to about a hundred bytes, and t.TempDir's are long.
@@ -219,5 +220,23 @@ func (r *running) awaitOutput(want string) {
 		default:
 			time.Sleep(time.Millisecond)
 		}
+	}
+}
+
+// benchmark measures calls of a function, one after the other over one connection.
+func benchmark(b *testing.B, o watchdog.Options) {
+	o.Log = slog.New(slog.DiscardHandler)
+	r := start(b, o).up()
+	req, err := http.NewRequestWithContext(b.Context(), "GET", "http://function/", nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		res, err := r.client.Do(req)
+		if err != nil {
+			b.Fatal(err)
+		}
+		io.Copy(io.Discard, res.Body)
+		res.Body.Close()
 	}
 }

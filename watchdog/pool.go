@@ -1,3 +1,567 @@
 package watchdog
 
-func newPool(o *Options) mode { return nil }
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+const (
+	poolTick    = time.Second            // between looks at idle, large and stuck workers
+	maxFailures = 3                      // workers that fail to start in a row, until the pool gives up
+	minBackoff  = 100 * time.Millisecond // before a zygote that has ended is replaced; doubled each time
+	maxBackoff  = time.Minute
+)
+
+var (
+	errQueueFull = errors.New("too many calls are waiting")
+	errPoolEnded = errors.New("the function is ending")
+)
+
+// pool is mode [Pool]: workers forked from a zygote that has loaded the
+// function, or, where that cannot be, workers that each load for themselves.
+//
+// One goroutine, run, owns the zygote and its news. Calls take workers with
+// acquire and give them back with release; each worker has a goroutine that
+// reads its socket.
+type pool struct {
+	o       *Options
+	w       WorkerOptions
+	log     *slog.Logger
+	readers sync.WaitGroup
+	failed  chan error // why the pool cannot go on; holds one
+
+	mu       sync.Mutex // guards the rest, and the workers' scheduling fields
+	zygote   *zygote    // can fork; nil while there is none
+	shared   bool       // workers are forked from a loaded zygote
+	problem  string     // why not
+	workers  map[uint32]*worker
+	lastID   uint32
+	waiting  list.List // of chan *worker, in the order of arrival
+	failures int       // of workers to start, in a row
+	ready    func()    // called at the first ready worker, then nil
+	ended    bool
+	starts   int // for the metrics
+	deaths   int
+}
+
+func newPool(o *Options) *pool {
+	p := &pool{
+		o: o, w: o.Workers, log: o.Log,
+		failed:  make(chan error, 1),
+		workers: map[uint32]*worker{},
+		shared:  o.Workers.Threads == 1,
+	}
+	if !p.shared {
+		p.problem = fmt.Sprintf("threads is %d", o.Workers.Threads)
+	}
+	return p
+}
+
+func (p *pool) note() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.problem == "" {
+		return ""
+	}
+	return "each worker loads the function for itself: " + p.problem
+}
+
+// run keeps a zygote alive until ctx ends. Losing one is no reason to stop
+// serving: its workers go on, and those of the next take their place.
+func (p *pool) run(ctx context.Context, ready func()) error {
+	p.ready = ready
+	tick := time.NewTicker(poolTick)
+	defer tick.Stop()
+	defer p.readers.Wait()
+	defer p.end()
+	backoff := minBackoff
+	for {
+		begun := time.Now()
+		z, err := p.load(ctx)
+		if err == nil {
+			err = p.watch(ctx, z, tick.C)
+			p.lose()
+			if _, restart := errors.AsType[*zygoteError](err); !restart {
+				p.end() // before the zygote, which kills those that are left
+				z.stop()
+				return err
+			}
+			z.stop()
+		} else if !p.serving() {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(begun) > maxBackoff {
+			backoff = minBackoff
+		}
+		p.log.Error("the pool cannot start workers; those there are go on", "err", err, "retry_in", backoff)
+		wait(ctx, backoff)
+		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// load starts a zygote and has it load the function. A function that turns out
+// not to survive a fork gets a zygote that loads nothing.
+func (p *pool) load(ctx context.Context) (*zygote, error) {
+	for {
+		shared := p.isShared()
+		z, err := startZygote(p.o, &p.readers)
+		if err != nil {
+			return nil, err
+		}
+		l, err := z.load(ctx, p.o, shared)
+		if err != nil {
+			z.stop()
+			return nil, err
+		}
+		if shared && !l.Shared {
+			p.log.Warn("workers cannot share the loaded function; each will load it for itself", "problem", l.Problem)
+			z.stop()
+			p.mu.Lock()
+			p.shared, p.problem = false, l.Problem
+			p.mu.Unlock()
+			continue
+		}
+		if shared {
+			p.log.Info("function loaded", "seconds", l.Seconds)
+		}
+		return z, nil
+	}
+}
+
+func (p *pool) isShared() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.shared
+}
+
+func (p *pool) isAsync(w *worker) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return w.async
+}
+
+// serving reports whether there are workers to answer calls.
+func (p *pool) serving() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.anyReady()
+}
+
+// A zygoteError is the end of a zygote that had loaded the function.
+type zygoteError struct{ status string }
+
+func (e *zygoteError) Error() string { return "the pool's process ended: " + e.status }
+
+// watch uses the zygote until ctx ends, the zygote does, which is a
+// [*zygoteError], or the pool gives up.
+func (p *pool) watch(ctx context.Context, z *zygote, tick <-chan time.Time) error {
+	p.mu.Lock()
+	p.zygote, p.failures = z, 0
+	for _, w := range p.workers {
+		w.outdated = true
+	}
+	for range min(max(p.w.Min, len(p.workers)), p.w.Max) {
+		p.fork()
+	}
+	p.mu.Unlock()
+	for {
+		select {
+		case f, ok := <-z.frames:
+			if !ok {
+				return &zygoteError{exitText(z.child.Wait())}
+			}
+			p.hear(f)
+		case <-tick:
+			p.tidy()
+		case err := <-p.failed:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// hear takes the zygote's news of its workers.
+func (p *pool) hear(f frame) {
+	p.mu.Lock()
+	w := p.workers[f.id]
+	p.mu.Unlock()
+	if w == nil {
+		return // retired, and gone as it should be
+	}
+	switch f.kind {
+	case frameForked:
+		if v, err := parseJSON[struct{ PID int }](f.payload); err == nil {
+			p.mu.Lock()
+			w.pid = v.PID
+			p.mu.Unlock()
+		}
+	case frameExited:
+		v, err := parseJSON[struct{ Status string }](f.payload)
+		if err != nil {
+			v.Status = "unknown status"
+		}
+		w.exit(v.Status)
+	}
+}
+
+// lose forgets a zygote that has ended.
+func (p *pool) lose() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.zygote = nil
+}
+
+// fork starts one more worker, if there is a zygote. The caller holds the lock.
+func (p *pool) fork() {
+	if p.zygote == nil || p.ended {
+		return
+	}
+	conn, theirs, err := socketPair()
+	if err != nil {
+		p.log.Error("no worker started", "err", err)
+		return
+	}
+	p.lastID++
+	w := &worker{
+		id: p.lastID, zygote: p.zygote, started: time.Now(), conn: conn,
+		calls: map[uint32]*exchange{}, exited: make(chan struct{}), lastUsed: time.Now(),
+	}
+	p.workers[w.id] = w
+	p.starts++
+	if err := p.zygote.fork(w.id, theirs); err != nil {
+		// The zygote is ending, which run is about to see; so will the reader.
+		p.log.Debug("no worker started", "err", err)
+		conn.Close()
+	}
+	p.readers.Go(func() { p.read(w) })
+}
+
+// read follows one worker to its end.
+func (p *pool) read(w *worker) {
+	err := w.read(func(r ready) { p.onReady(w, r) })
+	p.mu.Lock()
+	w.dead = true
+	expected := p.ended || w.retiring && w.inflight == 0
+	p.mu.Unlock()
+	status := "retired"
+	if !expected {
+		status = w.ending()
+	}
+	w.close(status)
+	p.onGone(w, status, err, expected)
+}
+
+func (p *pool) onReady(w *worker, r ready) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w.ready, w.async, w.pid, w.lastUsed = true, r.Async, r.PID, time.Now()
+	p.failures = 0
+	if p.ready != nil {
+		p.ready()
+		p.ready = nil
+	}
+	for _, old := range p.workers {
+		if old.outdated {
+			p.retire(old)
+			break // one for one
+		}
+	}
+	p.dispatch()
+}
+
+// onGone settles what a worker's end leaves behind.
+func (p *pool) onGone(w *worker, status string, err error, expected bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.workers, w.id)
+	if expected {
+		p.dispatch()
+		return
+	}
+	p.deaths++
+	p.log.Warn("worker ended", "pid", w.pid, "status", status, "in_flight", w.inflight, "served", w.served)
+	if !w.ready {
+		if err == nil {
+			err = errors.New("a worker ended before it was ready: " + status)
+		}
+		p.failures++
+		if p.failures >= maxFailures && !p.anyReady() {
+			select {
+			case p.failed <- err:
+			default:
+			}
+			return
+		}
+		// The next try is left to tidy, so that a function that cannot
+		// start is not started as fast as the machine can.
+		return
+	}
+	p.dispatch()
+}
+
+func (p *pool) anyReady() bool {
+	for _, w := range p.workers {
+		if w.ready && !w.retiring && !w.dead {
+			return true
+		}
+	}
+	return false
+}
+
+// acquire returns a worker with room for one more call, waiting for it if it
+// must; each worker is given back by release.
+func (p *pool) acquire(ctx context.Context) (w *worker, waited bool, err error) {
+	p.mu.Lock()
+	if p.ended {
+		p.mu.Unlock()
+		return nil, false, errPoolEnded
+	}
+	if p.waiting.Len() == 0 {
+		if w := p.pick(); w != nil {
+			p.take(w)
+			p.mu.Unlock()
+			return w, false, nil
+		}
+	}
+	if p.waiting.Len() >= p.w.MaxQueue {
+		p.mu.Unlock()
+		return nil, false, errQueueFull
+	}
+	mine := make(chan *worker, 1)
+	place := p.waiting.PushBack(mine)
+	p.grow()
+	p.mu.Unlock()
+
+	select {
+	case w := <-mine:
+		if w == nil {
+			return nil, true, errPoolEnded
+		}
+		return w, true, nil
+	case <-ctx.Done():
+		p.mu.Lock()
+		p.waiting.Remove(place)
+		p.mu.Unlock()
+		select {
+		case w := <-mine: // it came at the same moment
+			if w != nil {
+				p.release(w)
+			}
+		default:
+		}
+		return nil, true, context.Cause(ctx)
+	}
+}
+
+// release gives a worker back after a call.
+func (p *pool) release(w *worker) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w.inflight--
+	w.lastUsed = time.Now()
+	if w.retiring && w.inflight == 0 {
+		w.conn.Close() // it ends when it sees this
+	}
+	p.dispatch()
+}
+
+// discard gives back a worker that has turned out to be dead.
+func (p *pool) discard(w *worker) {
+	p.mu.Lock()
+	w.dead = true
+	p.mu.Unlock()
+	p.release(w)
+}
+
+// dispatch hands free workers to waiting calls. The caller holds the lock, as
+// for the methods below.
+func (p *pool) dispatch() {
+	for p.waiting.Len() > 0 {
+		w := p.pick()
+		if w == nil {
+			break
+		}
+		p.take(w)
+		p.waiting.Remove(p.waiting.Front()).(chan *worker) <- w
+	}
+	p.grow()
+}
+
+// pick returns the best worker with room, if there is one: the least loaded
+// and, among those, the one used last, whose memory is warm.
+func (p *pool) pick() *worker {
+	var best *worker
+	busy := 0
+	for _, w := range p.workers {
+		if w.inflight > 0 {
+			busy++
+		}
+		if !w.ready || w.retiring || w.dead || w.inflight >= p.room(w) {
+			continue
+		}
+		if best == nil || w.inflight < best.inflight || w.inflight == best.inflight && w.lastUsed.After(best.lastUsed) {
+			best = w
+		}
+	}
+	if best != nil && best.inflight == 0 && busy >= p.w.Max {
+		return nil // a successor of one that is still at work
+	}
+	return best
+}
+
+// room is how many calls a worker takes at a time.
+func (p *pool) room(w *worker) int {
+	if w.async {
+		return p.w.AsyncCalls
+	}
+	return 1
+}
+
+func (p *pool) take(w *worker) {
+	w.inflight++
+	w.served++
+	if p.w.MaxRequests > 0 && w.served >= p.w.MaxRequests {
+		// Its last call. The successor starts now, to be there when it ends.
+		w.retiring = true
+		p.fork()
+	}
+}
+
+// grow starts workers for calls that wait, as far as the maximum allows.
+func (p *pool) grow() {
+	live, starting := p.count()
+	for starting < p.waiting.Len() && live < p.w.Max && p.failures == 0 {
+		before := len(p.workers)
+		p.fork()
+		if len(p.workers) == before {
+			return
+		}
+		starting, live = starting+1, live+1
+	}
+}
+
+// count returns how many workers there are that will take calls, and how many
+// of them have not started yet.
+func (p *pool) count() (live, starting int) {
+	for _, w := range p.workers {
+		if w.retiring || w.dead {
+			continue
+		}
+		live++
+		if !w.ready {
+			starting++
+		}
+	}
+	return live, starting
+}
+
+// retire lets a worker finish its calls and end.
+func (p *pool) retire(w *worker) {
+	w.retiring, w.outdated = true, false
+	if w.inflight == 0 {
+		w.conn.Close()
+	}
+}
+
+// tidy keeps the minimum alive, ends what has been idle for long, and replaces
+// what has grown too large or never started.
+func (p *pool) tidy() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	live, _ := p.count()
+	if live < p.w.Min || p.failures > 0 && p.waiting.Len() > 0 && live < p.w.Max {
+		p.fork() // one per tick, however fast they fail
+	}
+	now := time.Now()
+	for _, w := range p.workers {
+		switch {
+		case w.retiring || w.dead || w.outdated:
+		case !w.ready:
+			if now.Sub(w.started) > p.w.LoadTimeout {
+				p.killLocked(w, "it did not start in time")
+			}
+		case w.inflight == 0 && live > p.w.Min && now.Sub(w.lastUsed) > p.w.IdleTimeout:
+			p.retire(w)
+			live--
+		case p.w.MaxMemory > 0 && w.served > 0:
+			if size := residentBytes(w.pid); size > p.w.MaxMemory {
+				p.log.Info("replacing a worker that has grown", "pid", w.pid, "bytes", size, "max_memory", p.w.MaxMemory)
+				w.outdated = true
+				p.fork()
+			}
+		}
+	}
+}
+
+// kill ends a worker now, in the middle of whatever it does.
+func (p *pool) kill(w *worker, why string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.killLocked(w, why)
+}
+
+func (p *pool) killLocked(w *worker, why string) {
+	if w.dead {
+		return
+	}
+	w.retiring = true
+	p.log.Warn("killing a worker", "pid", w.pid, "reason", why)
+	// Its parent knows best whether it still is who it was.
+	if w.zygote.ended() || w.zygote.kill(w.id) != nil {
+		w.killGroup()
+	}
+}
+
+// end refuses waiting calls and lets workers go: those that are idle end, and
+// those of a zygote that has died before are killed. It may be called again.
+func (p *pool) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.ended = true
+	for e := p.waiting.Front(); e != nil; e = p.waiting.Front() {
+		p.waiting.Remove(e).(chan *worker) <- nil
+	}
+	for _, w := range p.workers {
+		if w.inflight > 0 && w.zygote.ended() {
+			w.killGroup()
+		}
+		w.retiring = true
+		w.conn.Close()
+	}
+}
+
+func (p *pool) writeMetrics(out io.Writer) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	states := map[string]int{}
+	for _, w := range p.workers {
+		switch {
+		case !w.ready:
+			states["starting"]++
+		case w.inflight > 0:
+			states["busy"]++
+		default:
+			states["idle"]++
+		}
+	}
+	writeHelp(out, "pool_workers", "gauge", "Processes of the pool, by what they do.")
+	for _, state := range []string{"busy", "idle", "starting"} {
+		fmt.Fprintf(out, "pool_workers{state=%q} %d\n", state, states[state])
+	}
+	writeHelp(out, "pool_waiting", "gauge", "Calls waiting for a worker.")
+	fmt.Fprintf(out, "pool_waiting %d\n", p.waiting.Len())
+	writeHelp(out, "pool_worker_starts_total", "counter", "Workers started.")
+	fmt.Fprintf(out, "pool_worker_starts_total %d\n", p.starts)
+	writeHelp(out, "pool_worker_deaths_total", "counter", "Workers that ended without being asked to.")
+	fmt.Fprintf(out, "pool_worker_deaths_total %d\n", p.deaths)
+}

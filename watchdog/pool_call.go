@@ -1,0 +1,231 @@
+package watchdog
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// cancelGrace is how long an async handler has to end after its call has.
+const cancelGrace = 2 * time.Second
+
+// ServeHTTP carries one call to a worker and the answer back.
+func (p *pool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	a := w.(*answer)
+	first, last, err := readFirst(r)
+	if err != nil {
+		a.bodyError(err)
+		return
+	}
+	for {
+		begun := time.Now()
+		wk, waited, err := p.acquire(r.Context())
+		if waited {
+			a.timing("wait", time.Since(begun))
+		}
+		switch {
+		case errors.Is(err, errQueueFull):
+			a.refuse(http.StatusTooManyRequests, fmt.Sprintf("%d calls are waiting already", p.w.MaxQueue))
+			return
+		case err != nil && r.Context().Err() == nil:
+			a.refuse(http.StatusServiceUnavailable, err.Error())
+			return
+		case err != nil:
+			return // nobody waits any more, or the timeout has answered
+		}
+		x, err := wk.begin(r, first, last)
+		if err != nil {
+			// The worker had died, and the function has not seen the call.
+			p.discard(wk)
+			continue
+		}
+		p.converse(a, r, x, last)
+		return
+	}
+}
+
+// readFirst reads a body that is known to be small, or the beginning of one
+// that is known to be large, before the call takes up a worker. last says that
+// this is all. A body of unknown length may be half of a conversation, so
+// nothing of it is waited for.
+func readFirst(r *http.Request) (first []byte, last bool, err error) {
+	switch n := r.ContentLength; {
+	case n == 0 || r.Body == nil || r.Body == http.NoBody:
+		return nil, true, nil
+	case n < 0:
+		return nil, false, nil
+	default:
+		first = make([]byte, min(n, wholeBody))
+		_, err = io.ReadFull(r.Body, first)
+		if err == nil && n <= wholeBody {
+			last = true
+			// Let the server see the end, for it watches for the client's leaving only then.
+			_, err = r.Body.Read(make([]byte, 1))
+			if err == io.EOF {
+				err = nil
+			}
+		}
+		return first, last, err
+	}
+}
+
+// bodyError answers for a body that could not be read.
+func (a *answer) bodyError(err error) {
+	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		a.refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("a request may have %d bytes", tooLarge.Limit))
+		return
+	}
+	a.refuse(http.StatusBadRequest, "the request's body ended early")
+}
+
+// converse moves the rest of the request to the worker and its answer to the
+// client, and gives the worker back.
+func (p *pool) converse(a *answer, r *http.Request, x *exchange, last bool) {
+	over := make(chan struct{})
+	var sending sync.WaitGroup
+	if !last {
+		sending.Go(func() { x.sendBody(r.Body, over) })
+	}
+	whole, err := p.answer(a, x, r.Context())
+	close(over)
+	if !last {
+		// The sender may be waiting for a client that has nothing to say.
+		_ = http.NewResponseController(a).SetReadDeadline(time.Unix(1, 0))
+		sending.Wait()
+	}
+	if !whole {
+		p.abandon(r.Context(), x)
+	}
+	x.end()
+	p.release(x.w)
+	if err != nil {
+		panic(http.ErrAbortHandler) // the only way to say that the answer is not whole
+	}
+}
+
+// answer writes what the worker answers. whole says that the worker is done
+// with the call; the error, that the answer has begun and will not be whole.
+func (p *pool) answer(a *answer, x *exchange, ctx context.Context) (whole bool, err error) {
+	begun := false
+	for {
+		f, more, err := x.next(ctx.Done())
+		switch {
+		case errors.Is(err, errWorkerGone):
+			if a.fail(http.StatusInternalServerError, "the function's process ended during the call: "+x.status, false) {
+				return true, nil
+			}
+			return true, err
+		case err != nil:
+			return false, nil // the timeout answers, or nobody listens
+		}
+		switch f.kind {
+		case frameResponse:
+			res, err := parseResponse(f.payload)
+			if err != nil || begun {
+				p.log.Error("function answered nonsense", "err", err)
+				a.fail(http.StatusInternalServerError, "the function's answer cannot be read", false)
+				return false, nil
+			}
+			begun = true
+			a.begin(res)
+			if _, err := a.Write(res.body); err != nil && !errors.Is(err, http.ErrBodyNotAllowed) {
+				return res.last, nil
+			}
+			if res.last {
+				return true, nil
+			}
+			if !more {
+				a.Flush()
+			}
+		case frameData:
+			if _, err := a.Write(f.payload); err != nil && !errors.Is(err, http.ErrBodyNotAllowed) {
+				return false, nil // the client has left
+			}
+			x.acknowledge(len(f.payload))
+			if !more {
+				a.Flush()
+			}
+		case frameEnd:
+			return true, nil
+		case frameError:
+			if a.fail(http.StatusInternalServerError, errorText(f.payload), false) {
+				return true, nil
+			}
+			return true, errors.New(errorText(f.payload))
+		}
+	}
+}
+
+// begin writes the head of the function's answer.
+func (a *answer) begin(res response) {
+	h := a.Header()
+	for _, pair := range res.Headers {
+		switch name := http.CanonicalHeaderKey(pair[0]); name {
+		case "Connection", "Transfer-Encoding":
+			// Between the function and us there is no HTTP.
+		default:
+			h[name] = append(h[name], pair[1])
+		}
+	}
+	if res.last && (a.r.Method != http.MethodHead || h.Get("Content-Length") == "") {
+		h.Set("Content-Length", strconv.Itoa(len(res.body)))
+	}
+	if res.Status == http.StatusNoContent || res.Status == http.StatusNotModified {
+		h.Del("Content-Length")
+	}
+	if _, named := h["Content-Type"]; !named {
+		h["Content-Type"] = nil // no guessing from the body
+	}
+	a.WriteHeader(res.Status)
+}
+
+func errorText(payload []byte) string {
+	var e struct {
+		Message string `json:"message"`
+	}
+	if err := json.Unmarshal(payload, &e); err != nil || e.Message == "" {
+		return "the function failed"
+	}
+	return e.Message
+}
+
+// abandon ends a call whose caller no longer waits, and returns when the
+// worker is free again, or has been told to die. A handler that runs in a
+// process of its own cannot be interrupted: it is let run until its time is up.
+func (p *pool) abandon(ctx context.Context, x *exchange) {
+	patience := cancelGrace
+	if !errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		deadline, bounded := ctx.Deadline()
+		patience = time.Until(deadline)
+		if !bounded {
+			patience = 1<<63 - 1
+		}
+	} else if !p.isAsync(x.w) {
+		p.kill(x.w, "a call took too long")
+		return
+	}
+	x.w.send(frameCancel, x.id, nil)
+	expired := make(chan struct{})
+	stop := time.AfterFunc(patience, func() { close(expired) })
+	defer stop.Stop()
+	for {
+		f, _, err := x.next(expired)
+		switch {
+		case errors.Is(err, errWorkerGone):
+			return
+		case err != nil:
+			p.kill(x.w, "a call took too long")
+			return
+		case f.kind == frameEnd || f.kind == frameError:
+			return
+		case f.kind == frameResponse && len(f.payload) > 0 && f.payload[0]&messageLast != 0:
+			return
+		}
+	}
+}

@@ -1,0 +1,203 @@
+package watchdog
+
+import (
+	"bufio"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// The frames of docs/reference/pool-protocol.md.
+
+const poolProtocol = 1
+
+type frameType uint8
+
+const (
+	frameHello  frameType = 1
+	frameStart  frameType = 2
+	frameLoaded frameType = 3
+	frameFailed frameType = 4
+	frameFork   frameType = 5
+	frameForked frameType = 6
+	frameExited frameType = 7
+	frameKill   frameType = 8
+	frameReady  frameType = 9
+
+	frameRequest  frameType = 16
+	frameResponse frameType = 17
+	frameData     frameType = 18
+	frameEnd      frameType = 19
+	frameError    frameType = 20
+	frameCredit   frameType = 21
+	frameCancel   frameType = 22
+)
+
+const (
+	frameHeader  = 9
+	frameMax     = 16 << 20
+	messageHead  = 5         // flags and the length of the JSON
+	messageLast  = 1         // flag: the body is whole
+	creditWindow = 128 << 10 // bytes of DATA under way without CREDIT
+	dataPiece    = 32 << 10  // bytes in one DATA frame
+	wholeBody    = 64 << 10  // bytes of a body that go along with REQUEST
+)
+
+type frame struct {
+	kind    frameType
+	id      uint32
+	payload []byte
+}
+
+// readFrame reads one frame. The payload is the caller's.
+func readFrame(r *bufio.Reader) (frame, error) {
+	head, err := r.Peek(frameHeader)
+	if err != nil {
+		return frame{}, err
+	}
+	length := binary.BigEndian.Uint32(head)
+	f := frame{kind: frameType(head[4]), id: binary.BigEndian.Uint32(head[5:])}
+	if length > frameMax {
+		return frame{}, fmt.Errorf("a frame of %d bytes; at most %d are allowed", length, frameMax)
+	}
+	_, _ = r.Discard(frameHeader) // it is in the buffer
+	if length > 0 {
+		f.payload = make([]byte, length)
+		if _, err := io.ReadFull(r, f.payload); err != nil {
+			return frame{}, err
+		}
+	}
+	return f, nil
+}
+
+func appendFrame(dst []byte, kind frameType, id uint32, payload []byte) []byte {
+	dst = append(dst, make([]byte, frameHeader)...)
+	putFrameHeader(dst[len(dst)-frameHeader:], len(payload), kind, id)
+	return append(dst, payload...)
+}
+
+func putFrameHeader(dst []byte, length int, kind frameType, id uint32) {
+	binary.BigEndian.PutUint32(dst, uint32(length))
+	dst[4] = byte(kind)
+	binary.BigEndian.PutUint32(dst[5:], id)
+}
+
+// appendRequest appends a whole REQUEST frame: what a function is told of r,
+// and the body or its beginning. A zero timeout means none.
+func appendRequest(dst []byte, id uint32, r *http.Request, timeout time.Duration, body []byte, last bool) []byte {
+	begin := len(dst)
+	dst = append(dst, make([]byte, frameHeader+messageHead)...)
+	if last {
+		dst[begin+frameHeader] = messageLast
+	}
+	meta := len(dst)
+	dst = append(dst, `{"method":`...)
+	dst = appendJSON(dst, r.Method, false)
+	dst = append(dst, `,"path":`...)
+	dst = appendJSON(dst, r.URL.Path, false)
+	dst = append(dst, `,"query":`...)
+	dst = appendJSON(dst, r.URL.RawQuery, false)
+	dst = append(dst, `,"call_id":`...)
+	dst = appendJSON(dst, r.Header.Get("X-Call-Id"), true)
+	if timeout > 0 {
+		dst = append(dst, `,"timeout":`...)
+		dst = strconv.AppendFloat(dst, timeout.Seconds(), 'f', 3, 64)
+	}
+	// The server has moved Host out of the headers; handlers look for it there.
+	dst = append(dst, `,"headers":[["Host",`...)
+	dst = appendJSON(dst, r.Host, true)
+	dst = append(dst, ']')
+	for name, values := range r.Header {
+		for _, value := range values {
+			dst = append(dst, ",["...)
+			dst = appendJSON(dst, name, true)
+			dst = append(dst, ',')
+			dst = appendJSON(dst, value, true)
+			dst = append(dst, ']')
+		}
+	}
+	dst = append(dst, "]}"...)
+	binary.BigEndian.PutUint32(dst[begin+frameHeader+1:], uint32(len(dst)-meta))
+	dst = append(dst, body...)
+	putFrameHeader(dst[begin:], len(dst)-begin-frameHeader, frameRequest, id)
+	return dst
+}
+
+// appendJSON appends s as a JSON string. Bytes beyond ASCII are Latin-1, as in
+// HTTP headers, or else UTF-8, and then what is not becomes U+FFFD.
+func appendJSON(dst []byte, s string, latin1 bool) []byte {
+	const hex = "0123456789abcdef"
+	dst = append(dst, '"')
+	for i := 0; i < len(s); {
+		c := s[i]
+		switch {
+		case c == '"' || c == '\\':
+			dst = append(dst, '\\', c)
+		case c < ' ':
+			dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		case c < utf8.RuneSelf:
+			dst = append(dst, c)
+		case latin1:
+			dst = utf8.AppendRune(dst, rune(c))
+		default:
+			r, size := utf8.DecodeRuneInString(s[i:])
+			dst = utf8.AppendRune(dst, r)
+			i += size
+			continue
+		}
+		i++
+	}
+	return append(dst, '"')
+}
+
+// response is what RESPONSE says.
+type response struct {
+	Status  int         `json:"status"`
+	Headers [][2]string `json:"headers"`
+	body    []byte      // the body, or its beginning
+	last    bool        // the body is whole
+}
+
+func parseResponse(payload []byte) (response, error) {
+	var res response
+	if len(payload) < messageHead {
+		return res, errors.New("a response shorter than its head")
+	}
+	length := binary.BigEndian.Uint32(payload[1:])
+	rest := payload[messageHead:]
+	if uint64(length) > uint64(len(rest)) {
+		return res, errors.New("a response longer than its frame")
+	}
+	if err := json.Unmarshal(rest[:length], &res); err != nil {
+		return res, fmt.Errorf("a response that cannot be read: %w", err)
+	}
+	// net/http would panic, and 1xx announce an answer without being one.
+	if res.Status < 200 || res.Status > 999 {
+		return res, fmt.Errorf("a response with status %d", res.Status)
+	}
+	res.body, res.last = rest[length:], payload[0]&messageLast != 0
+	return res, nil
+}
+
+// parseCredit reads CREDIT; a malformed one is worth nothing.
+func parseCredit(payload []byte) int {
+	if len(payload) != 4 {
+		return 0
+	}
+	return int(binary.BigEndian.Uint32(payload))
+}
+
+// parseJSON reads the payload of the frames that are JSON.
+func parseJSON[T any](payload []byte) (T, error) {
+	var v T
+	if err := json.Unmarshal(payload, &v); err != nil {
+		return v, fmt.Errorf("frame of a pool's process: %w", err)
+	}
+	return v, nil
+}
