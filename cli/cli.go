@@ -80,10 +80,10 @@ func New(f *command.Factory, more []*cobra.Command, checks []system.Check) *cobr
 		Long: `Graphene builds, runs and calls functions written in Go and Python. It speaks
 OpenFaaS: stack files, logins, gateways and function images are the same.
 
-  graphene serve                     a whole platform on this machine
-  graphene new hello --lang go       a function that works
-  graphene up                        build, push and deploy it
-  graphene invoke hello              call it`,
+    graphene serve                   a whole platform on this machine
+    graphene new hello --lang go     a function that works
+    graphene up                      build, push and deploy it
+    graphene invoke hello            call it`,
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		DisableAutoGenTag: true,
@@ -158,7 +158,7 @@ func exitCodes() *cobra.Command {
 	var long strings.Builder
 	long.WriteString("The program ends with one of these codes:\n\n")
 	for _, o := range command.Outcomes() {
-		fmt.Fprintf(&long, "  %3d  %s\n", o.Code, o.Doc)
+		fmt.Fprintf(&long, "    %3d  %s\n", o.Code, o.Doc)
 	}
 	long.WriteString("\nA plugin ends with its own.\n")
 	return &cobra.Command{Use: "exit-codes", Short: "What the program's exit codes mean", Long: long.String()}

@@ -19,6 +19,7 @@ import (
 	"github.com/graphene-faas/graphene/cli/term"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/pyenv"
 	"github.com/graphene-faas/graphene/templates"
 )
 
@@ -191,7 +192,7 @@ func (b *builder) build(ctx context.Context, task *term.Task, fn stack.Function)
 		Sources:       b.f.Sources,
 		HandlerFolder: t.Config.HandlerFolder,
 		Target:        b.target,
-		Python:        b.o.python,
+		Python:        b.interpreter(ctx, t.Kind),
 		PipArgs:       b.o.pipArgs,
 		BuildArgs:     b.buildArgs(fn, t.Config.BuildOptions),
 		Env:           t.Config.Env,
@@ -220,6 +221,22 @@ func (b *builder) build(ctx context.Context, task *term.Task, fn stack.Function)
 		}
 		return image.Push(ctx, img, ref, o)
 	}}, nil
+}
+
+// interpreter returns the Python to build with: the flag's, or else one that
+// is what the target has, since only that can run a build.py and compile for
+// it, or else the usual one.
+func (b *builder) interpreter(ctx context.Context, kind templates.Kind) string {
+	if b.o.python != "" || kind != templates.Python || b.target.Python == "" {
+		return b.o.python
+	}
+	minor := strings.TrimPrefix(b.target.Python, "cp3")
+	for _, name := range []string{"python3", "python3." + minor, "/usr/bin/python3", "/usr/local/bin/python3"} {
+		if found, err := pyenv.Find(ctx, name); err == nil && found.Target == b.target {
+			return name
+		}
+	}
+	return ""
 }
 
 // buildArgs returns what a Dockerfile gets: the proxies of this environment,

@@ -87,11 +87,11 @@ func callable(d client.Details) (ok bool, why string) {
 	serving := d.AvailableReplicas > 0
 	switch {
 	case serving && d.Failure != "":
-		return true, "yes, by the version before the latest, which does not start: " + d.Failure
+		return true, "yes, by the version before the latest, which does not start: " + firstLine(d.Failure)
 	case serving:
 		return true, "yes"
 	case d.Failure != "":
-		return false, "no: it does not start: " + d.Failure
+		return false, "no: it does not start: " + firstLine(d.Failure)
 	case d.Replicas == 0:
 		return true, "yes; it sleeps, and the first call wakes it"
 	}
@@ -137,7 +137,11 @@ func (o *describeOptions) table(t *term.Table, d description) {
 	rows("Labels", deref(d.Labels))
 	rows("Annotations", deref(d.Annotations))
 	rows("Settings", o.settings(d))
-	row("Failure", d.Failure)
+	if d.Failure != "" {
+		for i, line := range strings.Split(d.Failure, "\n") {
+			t.Row(first(i, "Failure:"), line)
+		}
+	}
 	row("Callable", d.Condition)
 }
 

@@ -118,6 +118,13 @@ func (d *deployer) explain(ctx context.Context, ref function.Ref, status client.
 	}
 	return &command.ExitError{
 		Code: command.ExitNotReady,
-		Err:  errors.New(ref.Name + " does not start: " + term.Clean(status.Failure) + serving),
+		Err:  errors.New(ref.Name + " does not start: " + firstLine(status.Failure) + serving),
 	}
+}
+
+// firstLine returns what a text of several lines begins with, such as the
+// reason before the log that proves it.
+func firstLine(text string) string {
+	first, _, _ := strings.Cut(text, "\n")
+	return term.Clean(first)
 }

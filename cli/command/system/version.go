@@ -75,7 +75,9 @@ func showVersion(ctx context.Context, f *command.Factory, output term.Format) er
 	}
 	return output.Write(f.Streams.Out, v, func(t *term.Table) {
 		t.Row("Client:", v.Client.Version)
-		t.Row("  commit", v.Client.Commit)
+		if v.Client.Commit != "" {
+			t.Row("  commit", v.Client.Commit)
+		}
 		t.Row("  built by", v.Client.Go+" for "+v.Client.OS+"/"+v.Client.Arch)
 		t.Row("Gateway:", v.Gateway.URL)
 		if v.Gateway.Info == nil {
