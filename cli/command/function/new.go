@@ -163,6 +163,11 @@ func (o *newOptions) stackFile() (path string, text []byte, err error) {
 	text, err = os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && o.append == "":
+		// $OPENFAAS_URL stays out of the file: it is of this shell, and the file
+		// is for everybody.
+		if o.f.Flags.Gateway == "" {
+			return path, stack.New(command.DefaultGateway), nil
+		}
 		gateway, err := o.f.GatewayOf(command.StackFile{})
 		return path, stack.New(gateway), err
 	case errors.Is(err, fs.ErrNotExist):
