@@ -1,10 +1,13 @@
 package local
 
 import (
+	"fmt"
 	"maps"
+	"net"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/graphene-faas/graphene/internal/function"
@@ -43,6 +46,26 @@ func (e environment) useInterpreter(exe string) {
 		e["fprocess"] = strings.Join(words, " ")
 	}
 	e["PATH"] = filepath.Dir(exe) + ":" + e["PATH"]
+}
+
+// assignPort gives a function that is an HTTP server a port of its own, since
+// replicas of one machine share its ports. A function that says where it
+// listens is left alone.
+func (e environment) assignPort() error {
+	if e["mode"] != "http" || e["upstream_url"] != "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return fmt.Errorf("find a free port: %w", err)
+	}
+	address := l.Addr().(*net.TCPAddr)
+	if err := l.Close(); err != nil {
+		return fmt.Errorf("find a free port: %w", err)
+	}
+	e["PORT"] = strconv.Itoa(address.Port)
+	e["upstream_url"] = "http://" + address.String()
+	return nil
 }
 
 // prefixes returns the directories an interpreter finds its library in: beside

@@ -316,6 +316,9 @@ func (r *replica) plan(img *image, settings function.Settings) (process, error) 
 		env.useInterpreter(python.exe)
 		p.Readable = append(p.Readable, prefixes(python.exe)...)
 	}
+	if err := env.assignPort(); err != nil {
+		return p, err
+	}
 	settings.Workers, r.slots = capacity(settings, r.version, img)
 	if cpus := cpuLimit(r.version); cpus > 0 && env.get("GOMAXPROCS") == "" {
 		env.set("GOMAXPROCS", fmt.Sprint(cpus))

@@ -202,7 +202,7 @@ func (c confinement) mount() error {
 	defer needed.release()
 
 	overlaid := c.showSecrets(needed)
-	covers := []cover{{path: "/tmp", source: c.Temp}, {path: "/dev/shm"}}
+	covers := []cover{{path: "/tmp", source: needed.path(c.Temp)}, {path: "/dev/shm"}}
 	if c.UID != 0 {
 		covers = append(covers, closedTo(c.UID, needed)...)
 	}
@@ -223,14 +223,13 @@ func (c confinement) showSecrets(needed held) (overlaid bool) {
 		// A directory that the machine does not have is laid over /var, which
 		// changes nothing outside this namespace. Other file systems mounted
 		// below /var would be gone, so none of them may be needed.
-		layer := filepath.Join(c.Run, "var")
-		if !c.Overlay || strings.ContainsAny(layer, ":,\\") || !needed.oneFileSystem("/var") || overlay(layer, "/var", secretsMount) != nil {
+		if !c.Overlay || !needed.oneFileSystem("/var") || overlay(filepath.Join(c.Run, "var"), "/var", secretsMount) != nil {
 			return false
 		}
 		overlaid = true
 	}
 	// Without this mount the directory is empty, or the machine's.
-	_ = unix.Mount(c.Secrets, secretsMount, "", unix.MS_BIND, "")
+	_ = unix.Mount(needed.path(c.Secrets), secretsMount, "", unix.MS_BIND, "")
 	return overlaid
 }
 
@@ -250,23 +249,28 @@ func (h held) oneFileSystem(dir string) bool {
 	return true
 }
 
-// overlay shows dir, which it makes with what it needs to hold mountpoint, on
-// top of target.
-func overlay(dir, target, mountpoint string) error {
-	below, err := filepath.Rel(target, mountpoint)
+// overlay makes target look as if it had the directory mountpoint, by means of
+// a scratch directory, which is made if it is missing.
+func overlay(scratch, target, mountpoint string) error {
+	inner, err := filepath.Rel(target, mountpoint)
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Join(dir, below), 0o755); err != nil {
+	if strings.ContainsAny(scratch, ":,\\") {
+		return fmt.Errorf("the kernel would misread %s", scratch)
+	}
+	if err := os.MkdirAll(scratch, 0o755); err != nil {
 		return err
 	}
-	// The mask of this process does not apply to what others must pass through.
-	for p := filepath.Join(dir, below); len(p) >= len(dir); p = filepath.Dir(p) {
-		if err := os.Chmod(p, 0o755); err != nil {
-			return err
-		}
+	// In memory, because a layer must not lie within another one, and scratch
+	// may lie within target.
+	if err := unix.Mount("tmpfs", scratch, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755,size=1m"); err != nil {
+		return err
 	}
-	return unix.Mount("overlay", target, "overlay", unix.MS_NOSUID|unix.MS_NODEV, "lowerdir="+dir+":"+target)
+	if err := makePassable(filepath.Join(scratch, inner)); err != nil {
+		return err
+	}
+	return unix.Mount("overlay", target, "overlay", unix.MS_NOSUID|unix.MS_NODEV, "lowerdir="+scratch+":"+target)
 }
 
 // held are files that stay reachable by descriptor when their paths are not.
@@ -287,6 +291,10 @@ func hold(paths []string) (held, error) {
 	}
 	return h, nil
 }
+
+// path returns a path at which the held file is found whatever is mounted over
+// its own.
+func (h held) path(path string) string { return fmt.Sprintf("/proc/self/fd/%d", h[path]) }
 
 func (h held) release() {
 	for _, fd := range h {
@@ -331,7 +339,7 @@ func (h held) show(path string) error {
 		}
 		f.Close() // nothing was written
 	}
-	return unix.Mount(fmt.Sprintf("/proc/self/fd/%d", h[path]), path, "", unix.MS_BIND|unix.MS_REC, "")
+	return unix.Mount(h.path(path), path, "", unix.MS_BIND|unix.MS_REC, "")
 }
 
 // makePassable makes dir and what is missing above it, so that any user can
@@ -416,7 +424,7 @@ func probeMounts(out io.Writer) error {
 	if err := unix.Mount("tmpfs", "/tmp", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
 		return fmt.Errorf("mount: %w", err)
 	}
-	if overlay("/tmp/var", "/var", secretsMount) == nil {
+	if overlay("/tmp/scratch", "/var", secretsMount) == nil {
 		fmt.Fprintln(out, canOverlay)
 	}
 	return errProbed
