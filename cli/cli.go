@@ -54,7 +54,7 @@ func Main(ctx context.Context, env Env) int {
 		Commit:  env.Commit,
 		Sources: env.Sources,
 	}
-	root := New(f, env.Commands, env.Checks)
+	root := New(f, env.Commands, env.Checks) //nolint:contextcheck // completions run later, with the context of their command
 	if code, ok := runPlugin(ctx, f, root, env.Args); ok {
 		return code
 	}

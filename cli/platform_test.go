@@ -33,7 +33,7 @@ const password = "open sesame"
 
 // startPlatform serves a real gateway and a real provider over a runtime that
 // pretends, until stop is called. Its functions answer what they are asked.
-func startPlatform(dir string) (url string, stop func(), err error) {
+func startPlatform(ctx context.Context, dir string) (url string, stop func(), err error) {
 	replicas := httptest.NewUnstartedServer(http.HandlerFunc(answer))
 	socket := filepath.Join(dir, "s")
 	if replicas.Listener, err = net.Listen("unix", socket); err != nil {
@@ -46,7 +46,7 @@ func startPlatform(dir string) (url string, stop func(), err error) {
 		return "", nil, err
 	}
 
-	python, err := pyenv.Find(context.Background(), "python3")
+	python, err := pyenv.Find(ctx, "python3")
 	if err != nil {
 		python.Target = function.Target{OS: runtime.GOOS, Arch: runtime.GOARCH}
 	}
@@ -68,7 +68,7 @@ func startPlatform(dir string) (url string, stop func(), err error) {
 		Target:        func(context.Context) (function.Target, error) { return python.Target, nil },
 		Log:           discard(),
 	})
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = functions.Run(ctx) })
 	wg.Go(func() { _ = front.Run(ctx) })

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 
 // runGraphene is what a script's graphene does: a process of its own.
 func runGraphene() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt) //nolint:forbidigo // this is a main
 	defer stop()
 	dir, err := os.Getwd()
 	if err != nil {
@@ -54,12 +54,13 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 //	code N graphene …         runs a command that must end with exit code N
 //	until REGEXP graphene …   repeats a command until what it prints matches
 func TestScripts(t *testing.T) {
+	ctx := t.Context()
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join("testdata", "script"),
 		UpdateScripts:       os.Getenv("UPDATE") != "",
 		RequireUniqueNames:  true,
 		RequireExplicitExec: true,
-		Setup:               setUp,
+		Setup:               func(env *testscript.Env) error { return setUp(ctx, env) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"code":  exitsWith,
 			"until": until,
@@ -67,14 +68,14 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-func setUp(env *testscript.Env) error {
+func setUp(ctx context.Context, env *testscript.Env) error {
 	// A socket's path must be short.
 	short, err := os.MkdirTemp("", "g")
 	if err != nil {
 		return err
 	}
 	env.Defer(func() { os.RemoveAll(short) })
-	url, stop, err := startPlatform(short)
+	url, stop, err := startPlatform(ctx, short)
 	if err != nil {
 		return err
 	}

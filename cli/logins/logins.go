@@ -151,7 +151,7 @@ func (f File) Remove(gateway string) error {
 
 // change reads the file, lets edit change it, and writes it back, all under a
 // lock that other processes respect. An error of edit leaves the file alone.
-func (f File) change(edit func(*document) error) error {
+func (f File) change(edit func(*document) error) (err error) {
 	dir := filepath.Dir(f.Path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the directory for logins: %w", err)
@@ -160,7 +160,7 @@ func (f File) change(edit func(*document) error) error {
 	if err := lock.Lock(); err != nil {
 		return fmt.Errorf("lock logins: %w", err)
 	}
-	defer lock.Unlock() // the process's end releases it too
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
 
 	doc, err := f.read()
 	if err != nil {

@@ -146,12 +146,12 @@ functions:
 }
 
 func TestAnUnknownKeyIsAWarningThatNamesItsNeighbour(t *testing.T) {
-	got, err := stack.Parse("stack.yaml", []byte("functions:\n  a:\n    image: a\n    enviroment: {A: b}\n    flavour: sweet\n"))
+	got, err := stack.Parse("stack.yaml", []byte("functions:\n  a:\n    image: a\n    secret: [x]\n    flavour: sweet\n"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := []string{
-		`stack.yaml:4:5: function "a" has an unknown key "enviroment"; did you mean "environment"?`,
+		`stack.yaml:4:5: function "a" has an unknown key "secret"; did you mean "secrets"?`,
 		`stack.yaml:5:5: function "a" has an unknown key "flavour"`,
 	}
 	if diff := cmp.Diff(want, got.Warnings); diff != "" {

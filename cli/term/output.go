@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -17,7 +18,7 @@ import (
 type Format struct{ name string }
 
 // The formats of results.
-var formats = []string{"table", "json", "yaml"}
+var formats = [...]string{"table", "json", "yaml"}
 
 // JSON is the format of programs.
 var JSON = Format{"json"}
@@ -32,13 +33,11 @@ func (f *Format) String() string {
 
 // Set reads a format's name.
 func (f *Format) Set(name string) error {
-	for _, known := range formats {
-		if name == known {
-			f.name = name
-			return nil
-		}
+	if !slices.Contains(formats[:], name) {
+		return fmt.Errorf("want one of %s", strings.Join(formats[:], ", "))
 	}
-	return fmt.Errorf("want one of %s", strings.Join(formats, ", "))
+	f.name = name
+	return nil
 }
 
 // Type names the kind of value in help.

@@ -187,7 +187,7 @@ func (d *doctor) checkVenv(ctx context.Context) (string, error) {
 		return "", errors.New("there is no Python to run it")
 	}
 	if _, err := d.tool(ctx, d.python.Path, "-c", "import venv, ensurepip"); err != nil {
-		return "", errors.New("Python has no venv: install python3-venv to test handlers with their requirements")
+		return "", errors.New("this Python has no venv: install python3-venv to test handlers with their requirements")
 	}
 	return "environments can be made", nil
 }
