@@ -78,7 +78,7 @@ func run(ctx context.Context, graphene string, environ []string) error {
 
 	for _, c := range calls {
 		body := []byte(c.body)
-		from := "-d '" + strings.ReplaceAll(c.body, "\n", `\n`) + "'"
+		from := "-d $'" + strings.ReplaceAll(c.body, "\n", `\n`) + "'"
 		if c.file != "" {
 			if body, err = os.ReadFile(c.file); err != nil {
 				return err
