@@ -218,7 +218,7 @@ func layeredBytes(t testing.TB, c v1.Config, content func(tar.Header) []byte, la
 // echoImage runs this test binary as a function. Different content makes
 // different images.
 func echoImage(t testing.TB, content string) v1.Image {
-	return layeredBytes(t, v1.Config{Entrypoint: []string{"fwatchdog"}},
+	return layeredBytes(t, v1.Config{Entrypoint: []string{"fwatchdog"}, Env: []string{"GORACE=atexit_sleep_ms=0"}},
 		func(tar.Header) []byte { return []byte(content) },
 		[]tar.Header{{Name: "home/app/content", Mode: 0o644}})
 }

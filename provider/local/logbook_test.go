@@ -140,4 +140,8 @@ func TestATailExplainsAFailureBriefly(t *testing.T) {
 	if diff := cmp.Diff(want, last.String()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
+	last.add([]byte("watchdog: the function could not be loaded"))
+	if got, want := last.String(), "the function could not be loaded"; got != want {
+		t.Errorf("with the watchdog's last word it is %q, want %q", got, want)
+	}
 }

@@ -427,8 +427,18 @@ func (t *tail) add(line []byte) {
 	t.lines = append(t.lines, text)
 }
 
+// String returns the lines, or, if the watchdog or the helper had the last
+// word, that alone: they end by saying why.
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if len(t.lines) > 0 {
+		last := t.lines[len(t.lines)-1]
+		for _, speaker := range []string{"watchdog: ", "graphene: "} {
+			if reason, ok := strings.CutPrefix(last, speaker); ok {
+				return reason
+			}
+		}
+	}
 	return strings.Join(t.lines, "\n")
 }
