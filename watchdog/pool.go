@@ -295,7 +295,10 @@ func (p *pool) onGone(w *worker, status string, err error, expected bool) {
 			err = errors.New("a worker ended before it was ready: " + status)
 		}
 		p.failures++
-		if p.failures >= maxFailures && !p.anyReady() {
+		// A function that says at its first load why it cannot be loaded will
+		// say the same again.
+		_, refused := errors.AsType[loadError](err)
+		if (p.failures >= maxFailures || refused && p.ready != nil) && !p.anyReady() {
 			select {
 			case p.failed <- err:
 			default:

@@ -94,13 +94,14 @@ func (p *pool) converse(a *answer, r *http.Request, x *exchange, last bool) {
 	}
 	whole, err := p.answer(a, x, r.Context())
 	close(over)
-	if !last {
-		// The sender may be waiting for a client that has nothing to say.
-		_ = http.NewResponseController(a).SetReadDeadline(time.Unix(1, 0))
-		sending.Wait()
-	}
 	if !whole {
 		p.abandon(r.Context(), x)
+	}
+	if !last {
+		// The sender may be waiting for a client that has nothing to say. If it
+		// waits for the worker, that has ended the call or its life by now.
+		_ = http.NewResponseController(a).SetReadDeadline(time.Unix(1, 0))
+		sending.Wait()
 	}
 	x.end()
 	p.release(x.w)
@@ -196,31 +197,30 @@ func errorText(payload []byte) string {
 }
 
 // abandon ends a call whose caller no longer waits, and returns when the
-// worker is free again, or has been told to die. A handler that runs in a
-// process of its own cannot be interrupted: it is let run until its time is up.
+// worker is free again or dying. A handler that runs in a process of its own
+// cannot be interrupted: if only the caller has left, it may use up its time.
 func (p *pool) abandon(ctx context.Context, x *exchange) {
-	patience := cancelGrace
-	if !errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
-		deadline, bounded := ctx.Deadline()
-		patience = time.Until(deadline)
-		if !bounded {
-			patience = 1<<63 - 1
-		}
-	} else if !p.isAsync(x.w) {
-		p.kill(x.w, "a call took too long")
+	const why = "a call took too long"
+	expired := errors.Is(context.Cause(ctx), context.DeadlineExceeded)
+	if expired && !p.isAsync(x.w) {
+		p.kill(x.w, why)
 		return
 	}
+	deadline, bounded := ctx.Deadline()
+	patience := time.Until(deadline)
+	if expired {
+		patience, bounded = cancelGrace, true
+	}
+	if bounded {
+		// Set before anything is sent, which a worker that hangs would block.
+		timer := time.AfterFunc(patience, func() { p.kill(x.w, why) })
+		defer timer.Stop()
+	}
 	x.w.send(frameCancel, x.id, nil)
-	expired := make(chan struct{})
-	stop := time.AfterFunc(patience, func() { close(expired) })
-	defer stop.Stop()
 	for {
-		f, _, err := x.next(expired)
+		f, _, err := x.next(nil)
 		switch {
-		case errors.Is(err, errWorkerGone):
-			return
-		case err != nil:
-			p.kill(x.w, "a call took too long")
+		case err != nil: // the worker is gone
 			return
 		case f.kind == frameEnd || f.kind == frameError:
 			return

@@ -211,7 +211,8 @@ func ring(bell chan struct{}) {
 	}
 }
 
-// next waits for the worker's next frame. more says that another is here already.
+// next waits for the worker's next frame, or until done is closed. more says
+// that another is here already.
 func (x *exchange) next(done <-chan struct{}) (f frame, more bool, err error) {
 	for {
 		x.mu.Lock()

@@ -42,12 +42,13 @@ class AsyncWorker:
         finally:
             for call in list(self._calls.values()):
                 call.task.cancel()
+            writer.close()
 
     def _take(self, kind: int, ident: int, payload: bytes, writer: asyncio.StreamWriter) -> None:
         if kind == ch.REQUEST:
             call = _Call(self._function, ident, payload, writer)
             self._calls[ident] = call
-            call.task.add_done_callback(lambda _: self._calls.pop(ident, None))
+            call.task.add_done_callback(lambda _: self._end(call))
             return
         found = self._calls.get(ident)
         if found is None:
@@ -64,13 +65,18 @@ class AsyncWorker:
         elif kind == ch.CANCEL:
             found.task.cancel()
 
+    def _end(self, call: _Call) -> None:
+        self._calls.pop(call.ident, None)
+        if call.task.cancelled():  # before it had begun
+            call.cancelled()
+
 
 class _Call:
     """One call, in a task of its own."""
 
     def __init__(self, function: Function, ident: int, payload: bytes, writer: asyncio.StreamWriter) -> None:
         self._function = function
-        self._id = ident
+        self.ident = ident
         self._writer = writer
         self.arrived: list[bytes] = []
         self.whole = asyncio.Event()
@@ -94,12 +100,16 @@ class _Call:
                 value = await value
             await self._respond(self._function.respond(value))
         except asyncio.CancelledError:
-            self._send(ch.ERROR, ch.document({"message": "cancelled"}))
+            self.cancelled()
         except BaseException as err:  # SystemExit too: a handler does not end its worker
             self._send(ch.ERROR, ch.document({"message": report(err)}))
 
+    def cancelled(self) -> None:
+        """Tell the watchdog that the call has been given up."""
+        self._send(ch.ERROR, ch.document({"message": "cancelled"}))
+
     def _send(self, kind: int, payload: bytes = b"") -> None:
-        self._writer.write(ch.frame(kind, self._id, payload))
+        self._writer.write(ch.frame(kind, self.ident, payload))
 
     async def _respond(self, response: Response) -> None:
         body: Any = response.body

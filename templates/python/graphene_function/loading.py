@@ -53,9 +53,14 @@ class Function:
         if self.style == "model" and self._load is not None:
             self._model = self._load(context)
 
+    @property
+    def has_warmup(self) -> bool:
+        """Whether the handler says how to exercise the model."""
+        return self.style == "model" and callable(self._warmup)
+
     def warmup(self) -> None:
         """Exercise the model, if the handler says how."""
-        if self.style == "model" and callable(self._warmup):
+        if self._warmup is not None and self.has_warmup:
             self._warmup(self._model)
 
     def call(self, event: Event, context: Context) -> Any:

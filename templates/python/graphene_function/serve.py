@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import os
 import sys
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 from .event import Context, Event
@@ -54,8 +55,13 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def make_server(function: Function, address: tuple[str, int]) -> HTTPServer:
-    """Return a server for the function that listens at the address."""
+def make_server(function: Function, address: tuple[str, int]) -> ThreadingHTTPServer:
+    """Return a server for the function that listens at the address.
+
+    Connections have threads, since browsers keep theirs open; calls are made
+    one after the other, as in a worker.
+    """
+    one_call = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -65,11 +71,12 @@ def make_server(function: Function, address: tuple[str, int]) -> HTTPServer:
             parts = urlsplit(self.path)
             event = Event(self.rfile.read(length), self.headers.items(), self.command, parts.query, parts.path)
             context = Context(self.headers.get("X-Call-Id", ""))
-            try:
-                response = _call(function, event, context)
-            except Exception as err:
-                response = Response(500, [("Content-Type", "text/plain")], report(err).encode() + b"\n")
-            self._send(response)
+            with one_call:
+                try:
+                    response = _call(function, event, context)
+                except Exception as err:
+                    response = Response(500, [("Content-Type", "text/plain")], report(err).encode() + b"\n")
+                self._send(response)
 
         do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer
 
@@ -92,7 +99,7 @@ def make_server(function: Function, address: tuple[str, int]) -> HTTPServer:
             for piece in _collect(pieces) if hasattr(pieces, "__anext__") else pieces:
                 self.wfile.write(piece)
 
-    return HTTPServer(address, Handler)
+    return ThreadingHTTPServer(address, Handler)
 
 
 def _call(function: Function, event: Event, context: Context) -> Response:

@@ -82,7 +82,8 @@ class _Zygote:
             gc.collect()
             gc.freeze()
             loaded["seconds"] = round(time.monotonic() - begun, 3)
-            problem = self._probe(self._settings["probe_seconds"])
+            # Without a warmup there is nothing that a probe could prove.
+            problem = self._probe(self._settings["probe_seconds"]) if self._function.has_warmup else ""
             if problem:
                 loaded.update(shared=False, problem=problem)
         wake = self._listen_for_signals()

@@ -1,0 +1,127 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+from graphene_function import channel as ch
+
+from .support import HandlerTestCase
+
+LIBRARY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+class ZygoteTest(HandlerTestCase):
+    """A real zygote, and the watchdog's end of its control socket."""
+
+    def start(self, text, **settings):
+        self.write("handler.py", text)
+        near, far = socket.socketpair()
+        near.settimeout(30)
+        self.addCleanup(near.close)
+        environ = {**os.environ, "pool_fd": str(far.fileno()), "PYTHONPATH": LIBRARY}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "graphene_function"],
+            env=environ,
+            pass_fds=[far.fileno()],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        far.close()
+        self.addCleanup(self.process.stdout.close)
+        self.addCleanup(self.process.wait)
+        self.addCleanup(self.process.kill)
+        self.control = ch.Channel(near)
+        self.assertEqual(self.news(ch.HELLO)["protocols"], [ch.PROTOCOL])
+        start = {"shared": True, "handler_dir": self.directory, "handler_style": "", "log_call_id": False, **settings}
+        self.control.send(ch.START, 0, ch.document({"protocol": ch.PROTOCOL, "probe_seconds": 30, **start}))
+
+    def news(self, kind):
+        got, _, payload = self.control.read()
+        self.assertEqual(got, kind)
+        return ch.parse_document(payload)
+
+    def fork(self, ident):
+        near, far = socket.socketpair()
+        near.settimeout(30)
+        self.addCleanup(near.close)
+        socket.send_fds(self.control.sock, [ch.frame(ch.FORK, ident)], [far.fileno()])
+        far.close()
+        return ch.Channel(near)
+
+    def test_workers_share_the_load_and_their_ends_are_reported(self):
+        self.start("import os\nloader = os.getpid()\ndef handle(event, context): return str(loader)")
+        self.assertTrue(self.news(ch.LOADED)["shared"])
+        worker = self.fork(5)
+        pid = self.news(ch.FORKED)["pid"]
+        kind, _, payload = worker.read()
+        self.assertEqual((kind, ch.parse_document(payload)["pid"]), (ch.READY, pid))
+        request = {"method": "GET", "path": "/", "query": "", "headers": []}
+        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, request, b""))
+        self.assertEqual(ch.parse_message(worker.read()[2])[2], str(self.process.pid).encode())
+        worker.sock.close()
+        self.assertEqual(self.news(ch.EXITED), {"status": "exit status 0"})
+
+    def test_a_killed_worker_says_where_it_hangs(self):
+        self.start("def handle(event, context):\n    print('hanging')\n    while True: pass")
+        self.news(ch.LOADED)
+        worker = self.fork(1)
+        self.news(ch.FORKED)
+        worker.read()
+        request = {"method": "GET", "path": "/", "query": "", "headers": []}
+        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, request, b""))
+        self.assertEqual(self.process.stdout.readline(), "hanging\n")
+        self.control.send(ch.KILL, 1)
+        self.assertEqual(self.news(ch.EXITED), {"status": "signal: Killed"})
+        self.control.sock.close()
+        self.assertIn("in handle", self.process.communicate(timeout=30)[0])
+
+    def test_a_failed_load_is_told_and_logged(self):
+        self.start("raise ValueError('no model')")
+        self.assertEqual(self.news(ch.FAILED), {"error": "ValueError: no model"})
+        self.assertIn("Traceback", self.process.communicate(timeout=30)[0])
+        self.assertEqual(self.process.returncode, 1)
+
+    def test_a_probe_that_hangs_or_dies_forbids_sharing(self):
+        model = "import os, time\nme = os.getpid()\ndef load(context): pass\ndef handle(model, event, context): pass\n"
+        for warmup, problem in [
+            ("os._exit(5)", "warmup ended a forked process with exit status 5"),
+            ("time.sleep(1000)", "warmup hung in a forked process for 0.2 s"),
+        ]:
+            with self.subTest(warmup):
+                self.start(f"{model}def warmup(model):\n    if os.getpid() != me: {warmup}", probe_seconds=0.2)
+                loaded = self.news(ch.LOADED)
+                self.assertEqual((loaded["shared"], loaded["problem"]), (False, problem))
+
+    def test_a_warmup_that_raises_is_only_logged(self):
+        self.start("def load(context): pass\ndef warmup(model): 1 / 0\ndef handle(model, event, context): pass")
+        self.assertTrue(self.news(ch.LOADED)["shared"])
+        self.control.sock.close()
+        self.assertIn("ZeroDivisionError", self.process.communicate(timeout=30)[0])
+
+    def test_when_the_watchdog_is_gone_all_processes_end(self):
+        self.start("def handle(event, context):\n    while True: pass")
+        self.news(ch.LOADED)
+        worker = self.fork(1)
+        self.news(ch.FORKED)
+        worker.read()
+        request = {"method": "GET", "path": "/", "query": "", "headers": []}
+        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, request, b""))
+        self.control.sock.close()
+        self.process.communicate(timeout=30)  # ends when the worker, too, has closed its output
+        self.assertEqual(self.process.returncode, 0)
+        with self.assertRaises(ch.Closed):
+            worker.read()
+
+    def test_a_worker_outlives_the_zygote(self):
+        self.start("def handle(event, context): return 'alive'")
+        self.news(ch.LOADED)
+        worker = self.fork(1)
+        self.news(ch.FORKED)
+        worker.read()
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        request = {"method": "GET", "path": "/", "query": "", "headers": []}
+        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, request, b""))
+        self.assertEqual(ch.parse_message(worker.read()[2])[2], b"alive")
