@@ -73,6 +73,29 @@ func start(t *testing.T, flags ...string) *platform {
 	return p
 }
 
+// in returns the platform for use by a subtest, whose failures are then its own.
+func (p *platform) in(t *testing.T) *platform {
+	q := *p
+	q.t = t
+	return &q
+}
+
+// copyIn copies a directory of testdata into the working directory.
+func (p *platform) copyIn(name string) {
+	p.t.Helper()
+	if err := os.CopyFS(filepath.Join(p.work(), name), os.DirFS(filepath.Join("testdata", name))); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// deployWire deploys testdata/wire, the function that answers in every way.
+func (p *platform) deployWire(settings ...string) {
+	p.t.Helper()
+	p.copyIn("wire")
+	p.stack("wire", "go", settings...)
+	p.cli("up", "-f", "wire.yml")
+}
+
 var readyLine = regexp.MustCompile(`ready at (http://\S+)`)
 
 func (p *platform) start(flags ...string) {
