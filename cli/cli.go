@@ -55,15 +55,18 @@ func Main(ctx context.Context, env Env) int {
 		Sources: env.Sources,
 	}
 	root := New(f, env.Commands, env.Checks) //nolint:contextcheck // completions run later, with the context of their command
-	if code, ok := runPlugin(ctx, f, root, env.Args); ok {
+	if code, ok := runPlugin(ctx, env, f, root); ok {
 		return code
 	}
 	root.SetArgs(env.Args)
 	root.SetIn(env.Stdin)
-	root.SetOut(env.Stdout)
+	root.SetOut(f.Streams.Out)
 	root.SetErr(env.Stderr)
 
 	err := root.ExecuteContext(ctx)
+	if err == nil {
+		err = f.Streams.Lost()
+	}
 	if err != nil {
 		if message := command.Message(err, f.Spoken()); message != "" {
 			fmt.Fprintf(env.Stderr, "graphene: %s\n", message)

@@ -20,7 +20,8 @@ const exitPlugin = 127
 // runPlugin runs the program of the same name as an unknown first argument,
 // from the directory plugins beside the file of logins; ok is false if there
 // is none. It gets the other arguments, and its exit code becomes ours.
-func runPlugin(ctx context.Context, f *command.Factory, root *cobra.Command, args []string) (code int, ok bool) {
+func runPlugin(ctx context.Context, env Env, f *command.Factory, root *cobra.Command) (code int, ok bool) {
+	args := env.Args
 	if len(args) == 0 || strings.HasPrefix(args[0], "-") || strings.HasPrefix(args[0], "_") || args[0] == "help" || args[0] == "completion" || args[0] != filepath.Base(args[0]) {
 		return 0, false
 	}
@@ -36,14 +37,14 @@ func runPlugin(ctx context.Context, f *command.Factory, root *cobra.Command, arg
 		return 0, false
 	}
 	cmd := exec.CommandContext(ctx, path, args[1:]...)
-	cmd.Env, cmd.Dir = f.Environ, f.Dir
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = f.Streams.In, f.Streams.Out, f.Streams.Err
+	cmd.Env, cmd.Dir = env.Environ, env.Dir
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = env.Stdin, env.Stdout, env.Stderr
 	err = cmd.Run()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok && exit.Exited() {
 		return exit.ExitCode(), true
 	}
 	if err != nil {
-		fmt.Fprintf(f.Streams.Err, "graphene: plugin %s: %v\n", args[0], err)
+		fmt.Fprintf(env.Stderr, "graphene: plugin %s: %v\n", args[0], err)
 		return exitPlugin, true
 	}
 	return 0, true

@@ -30,7 +30,6 @@ func (f *Factory) ClientWith(url string, login logins.Login) (*client.Client, er
 	o := client.Options{
 		URL:       url,
 		Insecure:  f.Flags.TLSNoVerify,
-		CAFile:    f.Getenv("SSL_CERT_FILE"),
 		UserAgent: "graphene/" + f.Version + " (" + runtime.GOOS + "; " + runtime.GOARCH + ")",
 	}
 	if user, password, ok := login.UserPassword(); ok {

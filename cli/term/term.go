@@ -23,13 +23,36 @@ import (
 type Streams struct {
 	In       io.Reader
 	Out, Err io.Writer
-	// InTTY, OutTTY and ErrTTY tell whether a person is at the other end.
-	InTTY, OutTTY, ErrTTY bool
+	// InTTY and ErrTTY tell whether a person is at the other end.
+	InTTY, ErrTTY bool
 }
 
 // New returns streams that know a terminal when they are given one.
 func New(in io.Reader, out, err io.Writer) *Streams {
-	return &Streams{In: in, Out: out, Err: err, InTTY: isTerminal(in), OutTTY: isTerminal(out), ErrTTY: isTerminal(err)}
+	return &Streams{In: in, Out: &checked{w: out}, Err: err, InTTY: isTerminal(in), ErrTTY: isTerminal(err)}
+}
+
+// Lost returns the first error of writing to Out: a result that did not
+// arrive, on a full disk for example, must not look like success.
+func (s *Streams) Lost() error {
+	if c, ok := s.Out.(*checked); ok && c.err != nil {
+		return fmt.Errorf("write the result: %w", c.err)
+	}
+	return nil
+}
+
+// checked remembers the first error of a writer.
+type checked struct {
+	w   io.Writer
+	err error
+}
+
+func (c *checked) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	if c.err == nil {
+		c.err = err
+	}
+	return n, err
 }
 
 func isTerminal(stream any) bool {

@@ -1,6 +1,7 @@
 package function
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -85,9 +86,6 @@ log lines are shown, the exit code is 7, and the one before it goes on serving.`
 }
 
 func runDeploy(ctx context.Context, f *command.Factory, o deployOptions, names []string, readOnly bool) error {
-	if o.replace {
-		o.update = false
-	}
 	d := deployer{f: f, o: o, readOnly: readOnly}
 	if o.image != "" || o.name != "" {
 		if o.image == "" || o.name == "" || len(names) > 0 {
@@ -214,7 +212,7 @@ func (d *deployer) spec(fn stack.Function) (types.FunctionDeployment, error) {
 		Service:                fn.Name,
 		Namespace:              d.f.Namespace(fn.Namespace),
 		Image:                  fn.ImageOrDefault(),
-		EnvProcess:             or(o.fprocess, fn.FProcess),
+		EnvProcess:             cmp.Or(o.fprocess, fn.FProcess),
 		EnvVars:                env,
 		Constraints:            union(fn.Constraints, o.constraints),
 		Secrets:                union(fn.Secrets, o.secrets),
@@ -233,13 +231,6 @@ func (d *deployer) spec(fn stack.Function) (types.FunctionDeployment, error) {
 	return spec, nil
 }
 
-func or(a, b string) string {
-	if a != "" {
-		return a
-	}
-	return b
-}
-
 // union returns what is in a or b, once each, in their order.
 func union(a, b []string) []string {
 	var all []string
@@ -254,7 +245,7 @@ func union(a, b []string) []string {
 // resources returns the file's resources with those of flags on top; nil if
 // neither says anything.
 func resources(file, flags stack.Resources) *types.FunctionResources {
-	r := types.FunctionResources{Memory: or(flags.Memory, file.Memory), CPU: or(flags.CPU, file.CPU)}
+	r := types.FunctionResources{Memory: cmp.Or(flags.Memory, file.Memory), CPU: cmp.Or(flags.CPU, file.CPU)}
 	if r == (types.FunctionResources{}) {
 		return nil
 	}

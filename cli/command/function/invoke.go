@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -167,23 +168,13 @@ func (o *invokeOptions) body() (io.ReadCloser, error) {
 func (o *invokeOptions) showHead(resp *http.Response) {
 	s := o.f.Streams
 	s.Notef("%s %s\n", resp.Proto, resp.Status)
-	for _, name := range slices.Sorted(keys(resp.Header)) {
+	for _, name := range slices.Sorted(maps.Keys(resp.Header)) {
 		for _, v := range resp.Header[name] {
 			s.Notef("%s: %s\n", name, term.Clean(v))
 		}
 	}
 	for _, step := range serverTiming(resp.Header.Values("Server-Timing")) {
 		s.Notef("  %-8s %s\n", step.name, step.duration)
-	}
-}
-
-func keys(h http.Header) func(yield func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range h {
-			if !yield(k) {
-				return
-			}
-		}
 	}
 }
 

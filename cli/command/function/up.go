@@ -67,9 +67,6 @@ type up struct {
 }
 
 func newUp(f *command.Factory, o upOptions, readOnly bool, names []string) (*up, error) {
-	if o.deploy.replace {
-		o.deploy.update = false
-	}
 	if o.watch && stack.IsURL(f.Flags.StackFile) {
 		return nil, command.Usagef("--watch watches files, and %s is none", f.Flags.StackFile)
 	}

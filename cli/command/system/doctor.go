@@ -31,7 +31,7 @@ type Check struct {
 	Run func(ctx context.Context) (string, error)
 }
 
-// Finding is the outcome of a check.
+// A finding is the outcome of a check.
 type finding struct {
 	Name   string `json:"name"`
 	Status string `json:"status"` // ok, warning or missing
