@@ -154,7 +154,7 @@ func TestNothingOutlivesAKilledPlatform(t *testing.T) {
 	}
 
 	// The same platform in a process of its own, which is killed.
-	child := exec.CommandContext(t.Context(), os.Args[0], "platform", o.Dir, o.SocketDir)
+	child := exec.CommandContext(t.Context(), o.Helper[0], "platform", o.Dir, o.SocketDir)
 	child.Stderr = t.Output()
 	out, err := child.StdoutPipe()
 	if err != nil {
@@ -457,6 +457,11 @@ func TestImagesAreKeptAsLongAsTheyAreUsed(t *testing.T) {
 	if n := unpacked(); n != 2 {
 		t.Errorf("two functions of two images have %d", n)
 	}
+	spec = f.spec("b")
+	spec.Image = "echo:2"
+	f.deploy(spec)
+	f.until(b, "updated replica", ready(1))
+	eventually(t, "the image that was left is gone", func() bool { return unpacked() == 1 })
 	for _, ref := range []function.Ref{a, b} {
 		if err := f.Remove(t.Context(), ref); err != nil {
 			t.Fatal(err)
@@ -466,7 +471,7 @@ func TestImagesAreKeptAsLongAsTheyAreUsed(t *testing.T) {
 }
 
 func TestAFullDiskLeavesWhatWasThere(t *testing.T) {
-	disk := t.TempDir()
+	disk := passable(t)
 	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=4m,mode=711"); err != nil {
 		t.Skipf("NOT TESTED: a full disk needs the right to mount one: %v", err)
 	}

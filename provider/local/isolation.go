@@ -3,8 +3,11 @@ package local
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
+	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/proc"
 )
 
@@ -47,6 +50,30 @@ func (i isolation) String() string {
 		text += "; open: " + strings.Join(open, ", ")
 	}
 	return text
+}
+
+// check reports, as fault.Invalid, why functions could not reach what they
+// need. Where they have users of their own and no view of the file system of
+// their own, others must be able to pass through to it.
+func (i isolation) check(paths ...string) error {
+	if !i.ownUsers || i.mounts {
+		return nil
+	}
+	for _, path := range paths {
+		for dir := path; ; dir = filepath.Dir(dir) {
+			info, err := os.Stat(dir)
+			if err != nil {
+				return fmt.Errorf("look whether functions reach %s: %w", path, err)
+			}
+			if info.Mode()&0o001 == 0 {
+				return fault.Invalid.Errorf("functions run as users of their own and cannot reach %s, because only its owner may pass through %s: choose another place, or allow it with \"chmod o+x\"", path, dir)
+			}
+			if dir == filepath.Dir(dir) {
+				break
+			}
+		}
+	}
+	return nil
 }
 
 // command returns how to start p, through helper if there is one.

@@ -13,22 +13,29 @@ import (
 )
 
 // detectIsolation finds out what the kernel, and whoever configured it, allow.
+// Capabilities, security modules and sysctls all have a say, so the only way
+// to know is to try.
 func detectIsolation(o Options) isolation {
 	if len(o.Helper) == 0 {
 		return isolation{}
 	}
-	i := isolation{helper: true, ownUsers: os.Geteuid() == 0}
+	i := isolation{helper: true}
 	if version, err := landlock.LandlockGetABIVersion(); err == nil {
 		i.landlock = version
 	}
-	// Whether mounts are possible depends on capabilities, security modules and
-	// sysctls; the only way to know is to try. Who is not root needs a user
-	// namespace for it.
-	attempt := isolation{mounts: true, userNamespace: !i.ownUsers}
-	if can, ok := tryMounts(o.Helper, attempt.attributes()); ok {
-		i.mounts, i.userNamespace = true, attempt.userNamespace
-		i.overlay = strings.Contains(can, canOverlay)
+	root := os.Geteuid() == 0
+	// Who is not root needs a user namespace to mount anything.
+	fenced := isolation{mounts: true, userNamespace: !root}
+	can, ok := tryHelper(o.Helper, fenced.attributes())
+	if !ok {
+		if can, ok = tryHelper(o.Helper, nil); !ok {
+			o.Log.Warn("the helper that fences replicas in cannot be started", "helper", o.Helper[0])
+		}
 	}
+	i.ownUsers = root && strings.Contains(can, canUsers)
+	i.mounts = strings.Contains(can, canMounts)
+	i.userNamespace = i.mounts && fenced.userNamespace
+	i.overlay = strings.Contains(can, canOverlay)
 	return i
 }
 
@@ -49,9 +56,9 @@ func (i isolation) attributes() *syscall.SysProcAttr {
 	return attr
 }
 
-// tryMounts starts the helper to try what replicas would do, and returns what
-// it says it could.
-func tryMounts(helper []string, attr *syscall.SysProcAttr) (can string, ok bool) {
+// tryHelper starts the helper to try what replicas would do, and returns what
+// it says it can, and whether it ran at all.
+func tryHelper(helper []string, attr *syscall.SysProcAttr) (can string, ok bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	args := append(append([]string{}, helper...), probeArgument)

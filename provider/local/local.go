@@ -145,7 +145,10 @@ func New(o Options) (*Runtime, error) {
 		python:    findOnce(o.Python),
 		began:     make(chan struct{}),
 	}
-	var err error
+	err := r.isolation.check(append([]string{o.Dir, o.SocketDir}, o.Watchdog[:min(1, len(o.Watchdog))]...)...)
+	if err != nil {
+		return nil, err
+	}
 	if r.store, err = openStore(o.join("functions"), o.Log); err != nil {
 		return nil, err
 	}

@@ -233,26 +233,51 @@ type fixture struct {
 	done    sync.WaitGroup
 }
 
-// sockets returns a directory whose path is short enough.
-func sockets(t testing.TB) string {
+// passable returns a directory that functions, which may have users of their
+// own, can pass through. Its path is short enough for sockets.
+func passable(t testing.TB) string {
 	dir, err := os.MkdirTemp("", "g")
+	if err == nil {
+		err = os.Chmod(dir, 0o711)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		makeWritable(dir) // images are sealed
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
 	return dir
 }
 
-func options(t testing.TB) local.Options {
+// itself returns a path of this test binary that functions can reach, which
+// the one that the go command made may not be.
+func itself(t testing.TB) string {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	t.Cleanup(func() { makeWritable(dir) }) // images are sealed
+	reachable := filepath.Join(passable(t), "self")
+	if os.Link(self, reachable) == nil {
+		return reachable
+	}
+	binary, err := os.ReadFile(self)
+	if err == nil {
+		err = os.WriteFile(reachable, binary, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reachable
+}
+
+func options(t testing.TB) local.Options {
+	self := itself(t)
 	return local.Options{
-		Dir:       dir,
-		SocketDir: sockets(t),
+		Dir:       passable(t),
+		SocketDir: passable(t),
 		Images: &images{all: map[string]v1.Image{
 			"echo":    echoImage(t, "1"),
 			"echo:2":  echoImage(t, "2"),

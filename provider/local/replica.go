@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -105,6 +106,9 @@ func (r *replica) run() {
 		}
 	}
 	r.f.ended(r, reason)
+	if !slices.Contains(r.f.digests(), r.version.Digest) {
+		r.f.rt.sweepImages() // it may have been the last to use its own
+	}
 }
 
 // live starts the process and returns when it has ended; the error says why,

@@ -23,7 +23,8 @@ import (
 const (
 	// probeArgument asks the helper to try what the machine allows.
 	probeArgument = "probe"
-	canOverlay    = "overlay"
+	// What it can find.
+	canMounts, canOverlay, canUsers = "mounts", "overlay", "users"
 )
 
 // secretsMount is where OpenFaaS's functions expect their secrets.
@@ -36,23 +37,18 @@ const secretsMount = "/var/openfaas/secrets"
 // whole process.
 func ReplicaMain(args, environ []string, stderr io.Writer) int {
 	runtime.LockOSThread() // some attributes belong to the thread that calls exec
-	err := becomeReplica(args, environ, stderr)
-	if errors.Is(err, errProbed) {
+	if len(args) == 1 && args[0] == probeArgument {
+		probe(stderr)
 		return 0
 	}
+	err := becomeReplica(args, environ)
 	fmt.Fprintf(stderr, "graphene: start replica: %v\n", err)
 	return 126 // what shells return for a command that cannot be executed
 }
 
-// errProbed says that nothing was to be started.
-var errProbed = errors.New("probed")
-
-func becomeReplica(args, environ []string, stderr io.Writer) error {
+func becomeReplica(args, environ []string) error {
 	if len(args) != 1 {
 		return fmt.Errorf("want one argument, got %d", len(args))
-	}
-	if args[0] == probeArgument {
-		return probeMounts(stderr)
 	}
 	var c confinement
 	if err := json.Unmarshal([]byte(args[0]), &c); err != nil {
@@ -195,7 +191,8 @@ func (c confinement) mount() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	needed, err := hold(append([]string{c.Home, c.Temp, c.Secrets, c.Sockets}, c.Readable...))
+	readable := append([]string{c.Secrets}, c.Readable...)
+	needed, err := hold(append(readable, c.Home, c.Temp, c.Sockets))
 	if err != nil {
 		return err
 	}
@@ -213,7 +210,17 @@ func (c confinement) mount() error {
 	if overlaid {
 		hidden = append(hidden, "/var")
 	}
-	return needed.showBelow(hidden)
+	if err := needed.showBelow(hidden); err != nil {
+		return err
+	}
+	// What lies below /tmp could be written to with /tmp, as far as Landlock
+	// is concerned. An old kernel, which cannot do this, leaves it to modes.
+	for _, path := range readable {
+		if slices.ContainsFunc(hidden, func(dir string) bool { return below(path, dir) }) {
+			_ = unix.MountSetattr(unix.AT_FDCWD, path, unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		}
+	}
+	return nil
 }
 
 // showSecrets makes the secrets appear at secretsMount and reports whether it
@@ -415,17 +422,27 @@ func putOn(covers []cover) (hidden []string, err error) {
 	return hidden, nil
 }
 
-// probeMounts tries what mount does, as far as that can fail for want of
-// permission, and prints what else is possible.
-func probeMounts(out io.Writer) error {
+// probe tries what a replica's helper does, as far as that can fail for want of
+// permission, and says what worked. Without a mount namespace of its own it
+// mounts nothing.
+func probe(out io.Writer) {
+	ours, err := os.Readlink("/proc/self/ns/mnt")
+	parents, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", os.Getppid()))
+	if err == nil && err2 == nil && ours != parents && probeMounts() == nil {
+		fmt.Fprintln(out, canMounts)
+		if overlay("/tmp/scratch", "/var", secretsMount) == nil {
+			fmt.Fprintln(out, canOverlay)
+		}
+	}
+	user := confinement{process: process{UID: firstUID}}
+	if user.changeUser() == nil {
+		fmt.Fprintln(out, canUsers)
+	}
+}
+
+func probeMounts() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+		return err
 	}
-	if err := unix.Mount("tmpfs", "/tmp", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755"); err != nil {
-		return fmt.Errorf("mount: %w", err)
-	}
-	if overlay("/tmp/scratch", "/var", secretsMount) == nil {
-		fmt.Fprintln(out, canOverlay)
-	}
-	return errProbed
+	return unix.Mount("tmpfs", "/tmp", "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=755")
 }

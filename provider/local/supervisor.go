@@ -415,12 +415,13 @@ func (f *supervisor) introduce(report func(function.Event)) {
 // endpoints describes where the function lives. f.mu is held.
 func (f *supervisor) endpoints() function.Endpoints {
 	e := function.Endpoints{
-		Ref:      f.ref,
-		Revision: f.rec.Target.Revision,
-		Desired:  f.rec.Desired,
-		Min:      1,
-		Settings: f.settings,
-		Failure:  f.failure,
+		Ref:         f.ref,
+		Revision:    f.rec.Target.Revision,
+		Desired:     f.rec.Desired,
+		Min:         1,
+		Settings:    f.settings,
+		Annotations: function.CallAnnotations(f.rec.Target.annotations()),
+		Failure:     f.failure,
 	}
 	// A label that cannot be read was refused when the function was deployed.
 	if scale, err := function.ReadScale(f.rec.Target.labels()); err == nil {

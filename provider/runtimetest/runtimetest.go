@@ -492,6 +492,7 @@ func testLogs(t *testing.T, s *suite) {
 	before := time.Now()
 	ref := s.deploy(spec)
 	replica := s.untilReady(ref, 1).Replicas[0].ID
+	s.untilSaid(ref, "third\n")
 	later := time.Now().Add(time.Hour)
 	for _, tt := range []struct {
 		what string
@@ -530,6 +531,22 @@ func testLogs(t *testing.T, s *suite) {
 	if n != 1 {
 		t.Errorf("a tail of one line has %d", n)
 	}
+}
+
+// untilSaid waits for a line of a function's log: what is printed may arrive
+// after the function is ready.
+func (s *suite) untilSaid(ref function.Ref, text string) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	messages, err := s.Logs.Query(ctx, logs.Request{Name: ref.Name, Namespace: ref.Namespace, Follow: true})
+	s.no("query", err)
+	for m := range messages {
+		if m.Text == text {
+			return
+		}
+	}
+	s.t.Fatalf("%s never said %q", ref, text)
 }
 
 func testFollow(t *testing.T, s *suite) {
