@@ -44,8 +44,10 @@ type call struct {
 	grant    grant
 	deadline time.Time // zero if there is none
 	resent   bool      // sent again although a replica may have seen it
+	message  message
 	answer   *exchange // the answer's body, if it came over our own transport
 	cancel   context.CancelFunc
+	caller   *http.ResponseController
 }
 
 func newCall(p *Proxy) *call {
@@ -92,10 +94,7 @@ func (c *call) serve(w http.ResponseWriter, r *http.Request, to *route, where ta
 		c.fail(w, r, err)
 		return
 	}
-	if r.ContentLength != 0 && r.ProtoMajor == 1 {
-		// Without it the server would want all of the body before the answer.
-		_ = http.NewResponseController(w).EnableFullDuplex() // a writer that cannot is not that server
-	}
+	c.caller = http.NewResponseController(w)
 	c.reverse.ServeHTTP(w, r)
 	if c.answer.broken() {
 		// Under a server ReverseProxy has done this already.
@@ -158,18 +157,16 @@ func (c *call) RoundTrip(out *http.Request) (*http.Response, error) {
 	if isGRPC(out) {
 		return c.overHTTP2(out)
 	}
-	m, err := newMessage(c.buf, out)
-	c.buf = m.start
-	if err != nil {
+	if err := c.prepare(out); err != nil {
 		return nil, err
 	}
 	for attempt := 1; ; attempt++ {
-		res, err := c.grant.replica.transport.send(&m, c.deadline)
+		res, err := c.grant.replica.transport.send(&c.message, c.deadline)
 		if err == nil {
 			c.answer, _ = res.Body.(*exchange)
 			return res, nil
 		}
-		if attempt == maxAttempts || !c.again(out, err, m.streams()) {
+		if attempt == maxAttempts || !c.again(out, err, c.message.streams()) {
 			return nil, err
 		}
 		if err := c.move(out.Context()); err != nil {
@@ -177,6 +174,27 @@ func (c *call) RoundTrip(out *http.Request) (*http.Response, error) {
 		}
 	}
 }
+
+// prepare builds the message for out. A small body is read here, by a caller
+// that holds a slot, so the time for it is bounded.
+func (c *call) prepare(out *http.Request) error {
+	bounded := isSmall(out.ContentLength) && !c.deadline.IsZero()
+	if bounded {
+		_ = c.caller.SetReadDeadline(c.deadline) // a caller in this process has none
+	}
+	var err error
+	c.message, err = newMessage(c.buf, out)
+	if cap(c.message.start) <= maxBuf {
+		c.buf = c.message.start
+	}
+	if bounded {
+		_ = c.caller.SetReadDeadline(time.Time{})
+	}
+	return err
+}
+
+// maxBuf is the largest buffer that a call keeps for the next one.
+const maxBuf = 64 << 10
 
 // overHTTP2 sends a gRPC request. What http.Transport says of a failure is
 // enough to know that a dial failed, not whether a request was seen.
@@ -251,9 +269,24 @@ func (c *call) modify(res *http.Response) error {
 		// Guessing from the content is what the server would do.
 		h["Content-Type"] = contentType(res.Request)
 	}
+	if !c.message.upload.finished() {
+		c.interrupt(h, res.Request)
+	}
 	c.status = res.StatusCode
 	c.mark(h)
 	return nil
+}
+
+// interrupt readies the caller's connection for an answer that begins before
+// the request has been read. An HTTP/1 server would otherwise want the rest of
+// the body first, which may not come before the answer. Where the body was
+// left nobody knows afterwards, so the connection carries no further request.
+func (c *call) interrupt(h http.Header, out *http.Request) {
+	if out.ProtoMajor != 1 || out.ContentLength == 0 {
+		return
+	}
+	_ = c.caller.EnableFullDuplex() // a caller in this process needs none
+	h.Set("Connection", "close")
 }
 
 // contentType is that of an answer that has none: the request's, else plain
@@ -293,6 +326,9 @@ func (c *call) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status, err := c.explain(r, err)
 	c.status = status
 	h := w.Header()
+	if _, broken := errors.AsType[*bodyError](err); broken || !c.message.upload.finished() {
+		c.interrupt(h, r)
+	}
 	h.Set(web.HeaderInternal, internal)
 	c.mark(h)
 	if status == http.StatusBadGateway {
@@ -306,19 +342,25 @@ func (c *call) fail(w http.ResponseWriter, r *http.Request, err error) {
 // explain turns an error of any layer below into one for the caller, and the
 // status it is answered with.
 func (c *call) explain(r *http.Request, err error) (int, error) {
-	if r.Context().Err() != nil {
-		return web.StatusClientClosedRequest, r.Context().Err()
-	}
-	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
+	failed, unanswered := errors.AsType[*sendError](err)
+	late := errors.Is(err, os.ErrDeadlineExceeded)
+	broken, unread := errors.AsType[*bodyError](err)
+	tooLarge, _ := errors.AsType[*http.MaxBytesError](err)
+	switch {
+	case tooLarge != nil:
 		err = fault.TooLarge.Errorf("request body exceeds %d bytes", tooLarge.Limit)
-	} else if broken, ok := errors.AsType[*bodyError](err); ok {
+	case unread && late:
+		err = fault.Timeout.Errorf("the request took longer than exec_timeout to arrive: %w", broken)
+	case r.Context().Err() != nil:
+		return web.StatusClientClosedRequest, r.Context().Err()
+	case unread:
 		err = fault.Invalid.Errorf("%w", broken)
-	} else if errors.Is(err, os.ErrDeadlineExceeded) {
+	case late:
 		limit := c.route.view.Load().Settings.ExecTimeout
 		err = fault.Timeout.Errorf("function %s did not answer within its exec_timeout of %s", c.route.ref, limit)
-	} else if failed, ok := errors.AsType[*sendError](err); ok && !failed.sent {
+	case unanswered && !failed.sent:
 		err = fault.Unavailable.Errorf("function %s cannot be reached: %w", c.route.ref, err)
-	} else if fault.KindOf(err) == fault.Internal {
+	case fault.KindOf(err) == fault.Internal:
 		return http.StatusBadGateway, fmt.Errorf("function %s: replica %s gave no answer: %w", c.route.ref, c.grant.replica.ID, err)
 	}
 	return web.Status(err), err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -316,6 +318,58 @@ func TestExecTimeoutEndsACallThatTakesTooLong(t *testing.T) {
 	<-gone
 	for table.InFlight(echo) != 0 {
 		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestACallerThatSendsTooSlowlyLosesItsSlot(t *testing.T) {
+	for _, head := range []string{"Content-Length: 10", "Content-Length: 100000", "Transfer-Encoding: chunked"} {
+		in := startInstance(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))
+		table := startTable(t, TableOptions{})
+		e := endpoints(in)
+		e.Settings.ExecTimeout = function.Duration(10 * time.Millisecond)
+		table.Set(e)
+		table.Synced()
+		conn, br := dial(t, startProxy(t, table))
+		fmt.Fprintf(conn, "POST /function/echo HTTP/1.1\r\nHost: x\r\n%s\r\n\r\n4\r\n", head)
+		res := readHead(t, br, "POST")
+		body := readAll(t, res.Body)
+		if res.StatusCode != 504 || !res.Close || !strings.Contains(body, "exec_timeout") {
+			t.Errorf("%s: %d %q, the connection closes: %t", head, res.StatusCode, body, res.Close)
+		}
+		for table.InFlight(echo) != 0 {
+			time.Sleep(time.Millisecond)
+		}
+	}
+}
+
+func TestAConnectionIsKeptUnlessItsAnswerCameBeforeTheBody(t *testing.T) {
+	url := startEcho(t, func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		if r.URL.Path != "/early" {
+			_, _ = io.Copy(io.Discard, r.Body)
+		}
+		fmt.Fprint(w, "done")
+	})
+	big := strings.Repeat("x", 10*smallBody)
+	conn, br := dial(t, url)
+	for _, head := range []string{
+		"Content-Length: 0\r\n\r\n",
+		"Content-Length: 5\r\n\r\nsmall",
+		fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(big), big),
+		fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(big), big),
+	} {
+		fmt.Fprintf(conn, "POST /function/echo HTTP/1.1\r\nHost: x\r\n%s", head)
+		if res := readHead(t, br, "POST"); res.Close || readAll(t, res.Body) != "done" {
+			t.Fatalf("%.30q: %d, the connection closes: %t", head, res.StatusCode, res.Close)
+		}
+	}
+	fmt.Fprintf(conn, "POST /function/echo/early HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n", len(big))
+	if res := readHead(t, br, "POST"); !res.Close || readAll(t, res.Body) != "done" {
+		t.Errorf("early: %d, the connection closes: %t", res.StatusCode, res.Close)
+	}
+	fmt.Fprint(conn, big) // the rest must not be taken for a request
+	if rest, err := io.ReadAll(br); err != nil && !errors.Is(err, syscall.ECONNRESET) || len(rest) != 0 {
+		t.Errorf("after the answer: %q, %v", rest, err)
 	}
 }
 

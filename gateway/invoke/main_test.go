@@ -1,7 +1,9 @@
 package invoke
 
 import (
+	"bytes"
 	"context"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -24,7 +26,7 @@ var echo = function.Ref{Name: "echo", Namespace: function.DefaultNamespace}
 // An instance is a replica on a Unix socket.
 type instance struct {
 	function.Replica
-	server *http.Server
+	stop   func()       // ends the server and its connections
 	ready  atomic.Bool  // what /_/ready says
 	opened atomic.Int64 // connections
 }
@@ -74,20 +76,21 @@ func (in *instance) listen(t testing.TB, h http.Handler) {
 			h.ServeHTTP(w, r)
 		}),
 	}
-	in.server = server
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
 		_ = server.Serve(ln)
 	}()
-	t.Cleanup(func() {
-		server.Close()
+	in.stop = func() {
+		ln.Close()
 		<-served
-	})
+		server.Close()
+	}
+	t.Cleanup(in.stop)
 }
 
 // kill ends the instance as SIGKILL would.
-func (in *instance) kill() { in.server.Close() }
+func (in *instance) kill() { in.stop() }
 
 // endpoints describes the function echo with these replicas.
 func endpoints(instances ...*instance) function.Endpoints {
@@ -129,9 +132,20 @@ func startServer(t testing.TB, h http.Handler) string {
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	server.Config.Protocols = &protocols
+	server.Config.ErrorLog = log.New(complaints{t}, "", 0)
 	server.Start()
 	t.Cleanup(server.Close)
 	return server.URL
+}
+
+// complaints fails the test when our server has caught a panic.
+type complaints struct{ t testing.TB }
+
+func (c complaints) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte("panic")) {
+		c.t.Errorf("%s", p)
+	}
+	return len(p), nil
 }
 
 // startEcho is a proxy to the function echo with one replica that runs h.

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"sync"
 
 	"golang.org/x/net/http/httpguts"
 
@@ -18,8 +17,7 @@ import (
 // all of it is here.
 const smallBody = 16 << 10
 
-// messageBuffers holds *[]byte for the starts of messages.
-var messageBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+func isSmall(length int64) bool { return 0 < length && length <= smallBody }
 
 // A message is a request as it goes over the wire, ready to be sent any number
 // of times until its body has begun to stream.
@@ -33,6 +31,8 @@ type message struct {
 	length int64
 	// expects says that the body should wait for "100 Continue".
 	expects bool
+	// upload sends rest, once it has begun to be sent.
+	upload *upload
 }
 
 func (m *message) streams() bool { return m.rest != nil }
@@ -60,7 +60,7 @@ func newMessage(buf []byte, req *http.Request) (message, error) {
 	if err := m.head(); err != nil {
 		return m, err
 	}
-	if m.rest == nil || m.expects || m.length < 0 || m.length > smallBody {
+	if m.rest == nil || m.expects || !isSmall(m.length) {
 		return m, nil
 	}
 	head := len(m.start)
@@ -70,7 +70,8 @@ func newMessage(buf []byte, req *http.Request) (message, error) {
 		return m, &bodyError{fmt.Errorf("%d of %d bytes: %w", n, m.length, err)}
 	}
 	m.rest = nil
-	return m, req.Body.Close()
+	_ = req.Body.Close() // it was read to its end
+	return m, nil
 }
 
 // head writes the request line and the headers.

@@ -213,6 +213,19 @@ func (t *Table) all() iter.Seq[*route] {
 	}
 }
 
+// Find returns what is known about a function by the name in a path, NAME or
+// NAME.NAMESPACE. Errors are those of a call: fault.NotFound, or
+// fault.Unavailable while the table is not complete.
+func (t *Table) Find(ctx context.Context, name string) (function.Endpoints, error) {
+	r, err := t.find(ctx, name)
+	if err != nil {
+		return function.Endpoints{}, err
+	}
+	e := r.endpoints()
+	e.Ref = r.ref
+	return e, nil
+}
+
 // InFlight is how many requests ref's replicas are answering.
 func (t *Table) InFlight(ref function.Ref) int {
 	if found, ok := t.routes.Load(ref.String()); ok {

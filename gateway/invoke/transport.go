@@ -58,10 +58,7 @@ func (e *sendError) Unwrap() error { return e.err }
 
 // RoundTrip sends req, without a time limit of its own.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	buf := messageBuffers.Get().(*[]byte)
-	defer messageBuffers.Put(buf)
-	m, err := newMessage(*buf, req)
-	*buf = m.start
+	m, err := newMessage(nil, req)
 	if err != nil {
 		return nil, err
 	}
@@ -262,7 +259,8 @@ func (c *conn) exchange(ctx context.Context, m *message, deadline time.Time) (*h
 		return nil, x.fail(err, false)
 	}
 	if err == nil && m.streams() {
-		x.upload = startUpload(c, m)
+		m.upload = startUpload(c, m)
+		x.upload = m.upload
 	}
 	// A replica that answers early may have stopped reading: what it said is
 	// worth more than the error of having written on.

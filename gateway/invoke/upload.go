@@ -18,8 +18,9 @@ import (
 const lastWrite = 50 * time.Millisecond
 
 // An upload sends a request's body in the background. Its goroutine ends with
-// the body, when the connection is closed, or when the server that owns the
-// body ends it after the request's handler has returned.
+// the body, when the connection is closed, or, at the latest, when the handler
+// of the request has returned: our server then interrupts whoever still reads
+// the body, and waits for that before it goes on.
 type upload struct {
 	conn    *conn
 	body    io.ReadCloser
