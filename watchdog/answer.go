@@ -30,6 +30,7 @@ type answer struct {
 	start time.Time // of the request
 	began time.Time // of the function's part
 	own   http.Header
+	body  *requestBody // of an HTTP/1 request; nil if it has none
 
 	mu       sync.Mutex
 	timings  []string
@@ -74,6 +75,9 @@ func (a *answer) writeHeader(status int) {
 func (a *answer) send(status int) {
 	a.status = status
 	h := a.w.Header()
+	if status != http.StatusSwitchingProtocols && a.body.left(a.r) {
+		h.Set("Connection", "close")
+	}
 	now := time.Now()
 	h.Set("X-Duration-Seconds", strconv.FormatFloat(now.Sub(a.start).Seconds(), 'f', 6, 64))
 	for _, t := range a.timings {

@@ -643,3 +643,76 @@ func BenchmarkPoolRoundTrip(b *testing.B) {
 func BenchmarkInProcessRoundTrip(b *testing.B) {
 	benchmark(b, inProcess(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }))
 }
+
+func TestAWorkerThatHangsWhileItIsSentABodyIsKilled(t *testing.T) {
+	o := pool(t, misbehaving)
+	o.Workers.Max = 1
+	r := start(t, o).up()
+	// Far more than the socket and the window hold: the sender gets stuck.
+	got, err := r.try("POST", "/hang", strings.Repeat("x", 5<<20), "X-Timeout", "200ms")
+	if err == nil && got.status != http.StatusGatewayTimeout {
+		t.Errorf("got %d %q", got.status, got.body)
+	}
+	if got := r.do("GET", "/", ""); got.status != http.StatusOK {
+		t.Errorf("the next call got %d %q", got.status, got.body)
+	}
+}
+
+func TestALeavingCallerDoesNotEndTheWorker(t *testing.T) {
+	gate := filepath.Join(t.TempDir(), "gate")
+	o := pool(t, `
+import os, time
+def handle(event, context):
+    print("at", event.path)
+    while event.path == "/wait" and not os.path.exists(os.environ["GATE"]): time.sleep(0.001)
+    return str(os.getpid())
+`, "GATE="+gate)
+	o.Workers.Max, o.ExecTimeout = 1, time.Minute
+	r := start(t, o).up()
+	before := r.do("GET", "/", "").body
+	ctx, leave := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://function/wait", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		if res, err := r.client.Do(req); err == nil {
+			res.Body.Close()
+		}
+	}()
+	r.awaitOutput("at /wait\n")
+	leave()
+	<-left
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if after := r.do("GET", "/", "").body; after != before {
+		t.Errorf("worker %s answered before, %s after", before, after)
+	}
+	r.awaitOutput("GET /wait - 499 ")
+}
+
+func TestAnIdleWorkerThatDiesCostsNoCall(t *testing.T) {
+	o := pool(t, "import os\ndef handle(event, context): return str(os.getpid())")
+	o.Workers.Max = 1
+	r := start(t, o).up()
+	for range 20 {
+		got := r.do("GET", "/", "")
+		pid, err := strconv.Atoi(got.body)
+		if err != nil {
+			t.Fatalf("got %d %q", got.status, got.body)
+		}
+		process, _ := os.FindProcess(pid)
+		if err := process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		// Dead, and its socket closed, before the next call.
+		for state := "?"; state != "" && state != "Z"; {
+			b, _ := os.ReadFile("/proc/" + got.body + "/stat")
+			_, rest, _ := strings.Cut(string(b), ") ")
+			state = rest[:min(1, len(rest))]
+		}
+	}
+}

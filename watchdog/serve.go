@@ -140,12 +140,16 @@ func (wd *Watchdog) serveCall(w http.ResponseWriter, r *http.Request) {
 		// Without it a handler that answers while it reads would lose the rest
 		// of the request. Every HTTP/1 connection of net/http can do it.
 		_ = http.NewResponseController(w).EnableFullDuplex()
+		a.body = watchBody(r)
 	}
 	if err := wd.awaitReady(r.Context(), a); err != nil {
 		a.refuse(http.StatusServiceUnavailable, oneLine(err))
 		return
 	}
 	wd.within(a, r)
+	if !a.hijacked {
+		a.body.drain(r)
+	}
 }
 
 // awaitReady holds a call that came before the function had loaded. Loading

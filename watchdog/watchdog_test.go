@@ -366,6 +366,49 @@ func TestBothWaysFlowAtOnce(t *testing.T) {
 	out.Close()
 }
 
+func TestAnUnreadBodyHarmsNoLaterCall(t *testing.T) {
+	r := start(t, inProcess(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/flush" {
+			_ = http.NewResponseController(w).Flush()
+		}
+	})).up()
+	for name, request := range map[string]string{
+		"small":            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc",
+		"small, flushed":   "POST /flush HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc",
+		"large":            "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + strings.Repeat("x", 100000),
+		"chunked":          "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+		"chunked, flushed": "POST /flush HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			var conn net.Conn
+			var answers *bufio.Reader
+			for i := range 50 {
+				if conn == nil {
+					var err error
+					if conn, err = net.Dial("tcp", r.address); err != nil {
+						t.Fatal(err)
+					}
+					defer conn.Close()
+					answers = bufio.NewReader(conn)
+				}
+				if _, err := io.WriteString(conn, request); err != nil {
+					t.Fatalf("call %d: %v", i, err)
+				}
+				resp, err := http.ReadResponse(answers, nil)
+				if err != nil {
+					t.Fatalf("call %d: %v", i, err)
+				}
+				if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+					t.Fatalf("call %d: %v", i, err)
+				}
+				if resp.Close {
+					conn = nil // as the server wishes
+				}
+			}
+		})
+	}
+}
+
 func TestHTTP2WithoutTLSCarriesTrailers(t *testing.T) {
 	r := start(t, inProcess(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trailer", "X-Sum")

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _POLL = 0.002  # seconds between looks at the probe
+_IDLE = 2.0  # seconds without using the processor, after which a probe hangs
 _LAST_WORDS = 0.1  # seconds that a process gets to say where it hangs
 _WARMUP_RAISED = 3  # exit status of a probe
 
@@ -207,17 +208,22 @@ class _Zygote:
             return 0
 
         pid = _fork(warm_up)
-        deadline = time.monotonic() + seconds
+        begun = idle_since = time.monotonic()
+        ticks = -1
         while True:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 break
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            before, ticks = ticks, _processor_ticks(pid)
+            if before != ticks or ticks < 0:
+                idle_since = now
+            if now - begun > seconds or now - idle_since > min(_IDLE, seconds):
                 _signal(pid, signal.SIGUSR1, group=False)
                 time.sleep(_LAST_WORDS)
                 _signal(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-                return f"warmup hung in a forked process for {seconds:g} s"
+                return "warmup hung in a forked process"
             time.sleep(_POLL)
         if os.waitstatus_to_exitcode(status) in (0, _WARMUP_RAISED):
             return ""
@@ -259,6 +265,16 @@ def _fork(body: Callable[[], int]) -> int:
             sys.stderr.flush()
         finally:
             os._exit(status)
+
+
+def _processor_ticks(pid: int) -> int:
+    """Return how much processor time a process has used, -1 if that is unknown."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return -1
+    return int(fields[11]) + int(fields[12])
 
 
 def _reseed() -> None:
