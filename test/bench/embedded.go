@@ -18,17 +18,11 @@ import (
 	"time"
 )
 
-type embeddedOptions struct {
-	graphene string // the program
-	starts   int    // how often to start a platform
-	wakes    int    // how often to wake each function
-}
-
 // benchEmbedded measures what one `graphene serve` takes to start, to be idle
 // and to wake functions, from outside: by the clock of a client and the
 // kernel's count of memory. Absolute times depend on the machine; the bounds
 // they are held against are in the table.
-func benchEmbedded(out io.Writer, o embeddedOptions) error {
+func benchEmbedded(out io.Writer, o options) error {
 	dir, err := os.MkdirTemp("", "gbench-")
 	if err != nil {
 		return err
@@ -42,7 +36,7 @@ func benchEmbedded(out io.Writer, o embeddedOptions) error {
 	}
 
 	var ready []time.Duration
-	for range o.starts {
+	for range o.repeats {
 		p, err := startPlatform(o.graphene, dir)
 		if err != nil {
 			return err
@@ -74,7 +68,7 @@ func benchEmbedded(out io.Writer, o embeddedOptions) error {
 			return err
 		}
 		var times []time.Duration
-		for range o.wakes {
+		for range o.repeats {
 			took, err := p.wake(f.name)
 			if err != nil {
 				return fmt.Errorf("wake %s: %w", f.name, err)

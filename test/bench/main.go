@@ -1,22 +1,49 @@
-// Command bench measures what the platform's hot paths cost, and prints a
-// table in Markdown. Every figure is the processor time of one process for one
-// request, beside that of a peer measured in the same run under the same load:
-// on a machine that does other work too, such ratios hold where rates do not.
+// Command bench measures the platform and prints tables in Markdown. Figures
+// of speed stand beside those of a peer that was measured in the same run
+// under the same load, since on a machine that does other work too such ratios
+// hold where rates do not.
 //
-//	go run ./test/bench gateway
-//
-// compares the gateway's whole request path with a bare httputil.ReverseProxy
-// over http.Transport. Both forward to the same Go server on a Unix socket.
+//	go run ./test/bench -graphene bin/graphene            # everything
+//	go run ./test/bench gateway                           # one section
+//	go run ./test/bench -out docs/reference/performance.md
 package main
 
 import (
+	"bytes"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
 	"time"
 )
 
 func main() { os.Exit(run(os.Args[1:])) }
+
+// options are what the sections can be told.
+type options struct {
+	graphene    string        // the program, for sections that start a platform
+	rounds      int           // measurements of each peer; the median counts
+	connections int           // of the load generator
+	duration    time.Duration // of one measurement
+	repeats     int           // starts, wakes and the like
+}
+
+// A section measures one thing and prints a table. It returns an error if a
+// figure misses its bound, after it has printed it.
+type section struct {
+	name, title string
+	run         func(out io.Writer, o options) error
+}
+
+var sections = []section{
+	{"gateway", "The gateway's request path", benchGateway},
+	{"embedded", "The embedded platform", benchEmbedded},
+}
 
 func run(args []string) int {
 	if len(args) > 0 && args[0] == "serve" { // the copy of this program that plays one role
@@ -26,22 +53,69 @@ func run(args []string) int {
 		}
 		return 0
 	}
-	if len(args) == 0 || args[0] != "gateway" {
-		fmt.Fprintln(os.Stderr, "usage: bench gateway [flags]")
-		return 2
-	}
-	flags := flag.NewFlagSet("bench gateway", flag.ContinueOnError)
-	var o gatewayOptions
-	flags.IntVar(&o.rounds, "rounds", 3, "measurements of each proxy; the median counts")
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	var o options
+	flags.StringVar(&o.graphene, "graphene", "bin/graphene", "the program, for sections that start a platform")
+	flags.IntVar(&o.rounds, "rounds", 3, "measurements of each peer; the median counts")
 	flags.IntVar(&o.connections, "connections", 16, "connections of the load generator")
+	flags.IntVar(&o.body, "body", 0, "bytes to POST; 0 sends GET")
 	flags.DurationVar(&o.duration, "duration", 5*time.Second, "length of one measurement")
-	flags.Float64Var(&o.limit, "limit", 0.95, "ratio above which the exit status is 1; 0 accepts any")
-	if err := flags.Parse(args[1:]); err != nil {
+	flags.IntVar(&o.repeats, "repeats", 20, "how often to start and to wake")
+	file := flags.String("out", "", "also write the tables to this file")
+	if err := flags.Parse(args); err != nil {
 		return 2
 	}
-	if err := benchGateway(os.Stdout, o); err != nil {
+	var page bytes.Buffer
+	out := io.MultiWriter(os.Stdout, &page)
+	if err := measureAll(out, o, flags.Args()); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		return 1
 	}
+	if *file != "" {
+		if err := os.WriteFile(*file, page.Bytes(), 0o644); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			return 1
+		}
+	}
 	return 0
+}
+
+// measureAll prints the page with the sections that names lists, or all. What
+// misses its bound is reported at the end, when everything was measured.
+func measureAll(out io.Writer, o options, names []string) error {
+	for _, n := range names {
+		if !slices.ContainsFunc(sections, func(s section) bool { return s.name == n }) {
+			return fmt.Errorf("there is no section %q", n)
+		}
+	}
+	fmt.Fprintf(out, "# Performance\n\nWritten by `make bench`, on %s.\n", machine())
+	var missed []error
+	for _, s := range sections {
+		if len(names) > 0 && !slices.Contains(names, s.name) {
+			continue
+		}
+		fmt.Fprintf(out, "\n## %s\n\n", s.title)
+		if err := s.run(out, o); err != nil {
+			missed = append(missed, fmt.Errorf("%s: %w", s.name, err))
+		}
+	}
+	return errors.Join(missed...)
+}
+
+// machine describes where the figures are from.
+func machine() string {
+	model := runtime.GOARCH
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(text)) {
+			if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+				model = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	kernel, err := exec.Command("uname", "-sr").Output()
+	if err != nil {
+		kernel = []byte(runtime.GOOS)
+	}
+	return fmt.Sprintf("%s, %d × %s, %s, %s", time.Now().Format(time.DateOnly), runtime.NumCPU(), model, strings.TrimSpace(string(kernel)), runtime.Version())
 }
