@@ -10,6 +10,7 @@ import (
 
 	"github.com/openfaas/faas-provider/types"
 
+	"github.com/graphene-faas/graphene/gateway/async"
 	"github.com/graphene-faas/graphene/gateway/auth"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
@@ -97,6 +98,10 @@ type Options struct {
 	// Registry serves an OCI registry under /v2/, to callers who may deploy;
 	// nil is none.
 	Registry http.Handler
+
+	// Queue accepts asynchronous calls; nil is none. Whoever opened it runs the
+	// worker.
+	Queue *async.Queue
 
 	Namespace string // of functions that name none; "" is function.DefaultNamespace
 	Version   types.VersionInfo

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/graphene-faas/graphene/gateway/api"
+	"github.com/graphene-faas/graphene/gateway/async"
 	"github.com/graphene-faas/graphene/gateway/auth"
 	"github.com/graphene-faas/graphene/gateway/invoke"
 	"github.com/graphene-faas/graphene/gateway/metrics"
@@ -36,6 +37,7 @@ type Gateway struct {
 	table   *invoke.Table   // of functions and their replicas
 	watcher *invoke.Watcher // keeps table equal to what the provider says
 	proxy   *invoke.Proxy
+	async   *async.API // nil without a queue
 	handler http.Handler
 }
 
@@ -54,13 +56,14 @@ func New(o Options) *Gateway {
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, time.Minute)
 
 	g := &Gateway{o: o}
+	may := func(ctx context.Context, action, namespace, name string) error {
+		return auth.May(auth.CallerOf(ctx), auth.Action(action), auth.Resource{Namespace: namespace, Name: name})
+	}
 	g.metrics = metrics.New(func(yield func(function.Endpoints) bool) { g.table.All()(yield) })
 	g.api = api.New(api.Options{
 		Provider:    o.Provider,
 		ProviderURL: o.ProviderURL,
-		May: func(ctx context.Context, action, namespace, name string) error {
-			return auth.May(auth.CallerOf(ctx), auth.Action(action), auth.Resource{Namespace: namespace, Name: name})
-		},
+		May:         may,
 		Invocations: g.metrics.Invocations,
 		Version:     o.Version,
 		Target:      o.Target,
@@ -84,6 +87,9 @@ func New(o Options) *Gateway {
 		Log:    o.Log,
 	}
 	g.proxy = invoke.NewProxy(g.table, invoke.ProxyOptions{Version: o.Version.Release, Log: o.Log})
+	if o.Queue != nil {
+		g.async = async.NewAPI(async.APIOptions{Queue: o.Queue, Find: g.table.Find, May: may, Log: o.Log})
+	}
 	g.handler = g.routes()
 	return g
 }

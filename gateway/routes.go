@@ -9,6 +9,7 @@ import (
 
 	"github.com/gorilla/mux"
 
+	"github.com/graphene-faas/graphene/gateway/async"
 	"github.com/graphene-faas/graphene/gateway/auth"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/web"
@@ -31,6 +32,11 @@ func (g *Gateway) routes() *mux.Router {
 
 	// Open to everybody. Calls come first: routes are tried in this order.
 	r.PathPrefix("/function/").Handler(g.calls())
+	if g.async != nil {
+		later := g.accessLog(slog.LevelDebug, web.Recover(g.o.Log, g.async))
+		r.PathPrefix(async.CallsPath).Handler(later)
+		r.PathPrefix(async.BatchesPath).Handler(later)
+	}
 	r.Path("/").Methods("GET", "HEAD").HandlerFunc(g.welcome)
 	r.Path("/healthz").Methods("GET", "HEAD").Handler(g.accessLog(slog.LevelDebug, web.Handler(g.o.Log, g.health)))
 
@@ -74,6 +80,18 @@ func (g *Gateway) systemRoutes() *mux.Router {
 	for _, route := range g.api.Routes() {
 		r.Path(route.Path).Methods(route.Method).
 			Handler(g.metrics.Route(route.Path, web.Handler(g.o.Log, route.Handle)))
+	}
+	if g.async == nil {
+		return r
+	}
+	for _, route := range g.async.Routes() {
+		h := g.metrics.Route(route.Path, web.Handler(g.o.Log, route.Handle))
+		r.Path(route.Path).Methods(route.Method).HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for name, value := range mux.Vars(r) {
+				r.SetPathValue(name, value)
+			}
+			h.ServeHTTP(w, r)
+		})
 	}
 	return r
 }

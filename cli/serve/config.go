@@ -13,19 +13,30 @@ const envPrefix = "GRAPHENE_"
 // Config is what can be said about a platform from outside: by flags of
 // `graphene serve`, or by environment variables of the names given here.
 type Config struct {
-	Listen        string            `env:"GRAPHENE_LISTEN" envDefault:"127.0.0.1:8080" doc:"address of the gateway; port 0 takes a free one"`
-	MetricsListen string            `env:"GRAPHENE_METRICS_LISTEN" envDefault:"127.0.0.1:8082" doc:"address of the metrics page, without authentication; port 0 takes a free one, off serves none"`
-	DataDir       string            `env:"GRAPHENE_DATA_DIR" doc:"directory for everything that survives a restart (default: /var/lib/graphene as root, else graphene in the user's data directory)"`
-	Login         bool              `env:"GRAPHENE_LOGIN" envDefault:"true" doc:"log the command line in at the first start"`
-	ReadTimeout   function.Duration `env:"read_timeout" envDefault:"1m" doc:"longest time a request to the management API may take to arrive; calls follow their function's exec_timeout"`
-	WriteTimeout  function.Duration `env:"write_timeout" envDefault:"1m" doc:"longest time an answer of the management API may take; followed logs are exempt"`
-	MaxBody       function.Bytes    `env:"GRAPHENE_MAX_BODY" envDefault:"0" doc:"largest body of a call; 0 is no limit"`
-	MaxHeader     function.Bytes    `env:"GRAPHENE_MAX_HEADER" envDefault:"1Mi" doc:"largest header of a call"`
-	MaxWaiting    int               `env:"GRAPHENE_MAX_WAITING" envDefault:"1000" doc:"calls of one function that may wait for a free replica; more get 429"`
-	MaxUpload     function.Bytes    `env:"GRAPHENE_MAX_UPLOAD" envDefault:"8Gi" doc:"largest layer of an image that may be pushed"`
-	Drain         function.Duration `env:"GRAPHENE_DRAIN" envDefault:"30s" doc:"longest time calls in flight may take once the platform is asked to stop"`
-	LogFormat     string            `env:"GRAPHENE_LOG_FORMAT" envDefault:"text" doc:"text or json"`
-	LogLevel      string            `env:"GRAPHENE_LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
+	Listen              string            `env:"GRAPHENE_LISTEN" envDefault:"127.0.0.1:8080" doc:"address of the gateway; port 0 takes a free one"`
+	MetricsListen       string            `env:"GRAPHENE_METRICS_LISTEN" envDefault:"127.0.0.1:8082" doc:"address of the metrics page, without authentication; port 0 takes a free one, off serves none"`
+	DataDir             string            `env:"GRAPHENE_DATA_DIR" doc:"directory for everything that survives a restart (default: /var/lib/graphene as root, else graphene in the user's data directory)"`
+	Login               bool              `env:"GRAPHENE_LOGIN" envDefault:"true" doc:"log the command line in at the first start"`
+	ReadTimeout         function.Duration `env:"read_timeout" envDefault:"1m" doc:"longest time a request to the management API may take to arrive; calls follow their function's exec_timeout"`
+	WriteTimeout        function.Duration `env:"write_timeout" envDefault:"1m" doc:"longest time an answer of the management API may take; followed logs are exempt"`
+	MaxBody             function.Bytes    `env:"GRAPHENE_MAX_BODY" envDefault:"0" doc:"largest body of a call; 0 is no limit"`
+	MaxHeader           function.Bytes    `env:"GRAPHENE_MAX_HEADER" envDefault:"1Mi" doc:"largest header of a call"`
+	MaxWaiting          int               `env:"GRAPHENE_MAX_WAITING" envDefault:"1000" doc:"calls of one function that may wait for a free replica; more get 429"`
+	MaxUpload           function.Bytes    `env:"GRAPHENE_MAX_UPLOAD" envDefault:"8Gi" doc:"largest layer of an image that may be pushed"`
+	Drain               function.Duration `env:"GRAPHENE_DRAIN" envDefault:"30s" doc:"longest time calls in flight may take once the platform is asked to stop"`
+	QueueSync           QueueSync         `env:"queue_sync" envDefault:"2m" doc:"when accepted asynchronous calls are forced onto the disk: always, or every so often; a power cut can lose that much"`
+	QueueMaxBacklog     int               `env:"GRAPHENE_QUEUE_MAX_BACKLOG" envDefault:"1048576" doc:"asynchronous calls of one function that may wait; more get 429"`
+	QueueMaxBytes       function.Bytes    `env:"GRAPHENE_QUEUE_MAX_BYTES" envDefault:"10Gi" doc:"space that waiting asynchronous calls may take; more get 429"`
+	QueueMaxBody        function.Bytes    `env:"GRAPHENE_QUEUE_MAX_BODY" envDefault:"100M" doc:"largest body of an asynchronous call"`
+	QueueMaxResults     int               `env:"GRAPHENE_QUEUE_MAX_RESULTS" envDefault:"200000" doc:"results of asynchronous calls that are kept"`
+	QueueResultAge      function.Duration `env:"GRAPHENE_QUEUE_RESULT_AGE" envDefault:"24h" doc:"how long results of asynchronous calls are kept"`
+	QueueReserve        function.Bytes    `env:"GRAPHENE_QUEUE_RESERVE" envDefault:"512Mi" doc:"space that is kept free on the disk: below, asynchronous calls get 503"`
+	QueueMaxInflight    int               `env:"GRAPHENE_QUEUE_MAX_INFLIGHT" envDefault:"256" doc:"asynchronous calls that run at once"`
+	QueueMaxPerFunction int               `env:"GRAPHENE_QUEUE_MAX_PER_FUNCTION" envDefault:"100" doc:"asynchronous calls of one function that run at once"`
+	QueueCallbackPermit string            `env:"GRAPHENE_QUEUE_CALLBACK_PERMIT" doc:"private networks that callbacks may go to, such as 10.0.0.0/8,192.168.1.0/24"`
+	QueueCallbackSecret string            `env:"GRAPHENE_QUEUE_CALLBACK_SECRET" doc:"file with the secret that signs callbacks"`
+	LogFormat           string            `env:"GRAPHENE_LOG_FORMAT" envDefault:"text" doc:"text or json"`
+	LogLevel            string            `env:"GRAPHENE_LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`
 }
 
 // defaultDataDir says where data goes when nobody says otherwise.

@@ -24,6 +24,7 @@ const layoutVersion = 1
 //	VERSION    the version of this layout
 //	lock       held while a platform runs; names its process
 //	auth/      user and password of the administrator
+//	queue/     asynchronous calls and their results, as NATS stores them
 //	registry/  images, as the OCI registry stores them
 //	runtime/   functions, secrets, logs and unpacked images
 type dataDir struct {

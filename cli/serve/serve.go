@@ -76,6 +76,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	if metrics != nil {
 		defer metrics.Close()
 	}
+	calls, err := openQueue(ctx, dir.join("queue"), o, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, calls.Close()) }()
 	user, password, created, err := auth.EnsureCredentials(dir.join("auth"))
 	if err != nil {
 		return err
@@ -116,6 +121,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		Provider:        web.InProcess(functionsAPI.Handler()),
 		Authenticator:   auth.NewBasic(user, password),
 		Registry:        registry,
+		Queue:           calls.Queue,
 		Version:         o.Version,
 		Target:          python.target,
 		ReadTimeout:     o.ReadTimeout.Std(),
@@ -126,8 +132,12 @@ func Run(ctx context.Context, o Options) (err error) {
 		MaxWaiting:      o.MaxWaiting,
 		Log:             o.Log,
 	})
-
 	url := address(listener)
+	worker, err := calls.worker(o, web.InProcess(front.Handler()), url)
+	if err != nil {
+		return err
+	}
+
 	if o.Login && o.LogIn != nil {
 		if err := o.LogIn(url, user, password); err != nil {
 			o.Log.Warn("the command line could not be logged in", "gateway", url, "err", err)
@@ -146,9 +156,17 @@ func Run(ctx context.Context, o Options) (err error) {
 	group.Go(func() error { return functions.Run(behind) })
 	group.Go(func() error { return functionsAPI.Run(behind) })
 	group.Go(func() error { return janitor.run(behind) })
+	// The worker's calls need the gateway, which therefore stops after it; what
+	// is submitted meanwhile is kept for the next start.
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	group.Go(func() error {
+		defer stopServing()
+		return worker.Run(ctx)
+	})
 	group.Go(func() error {
 		defer stopBehind()
-		return front.Run(ctx)
+		return front.Run(serving)
 	})
 	fmt.Fprintf(o.Stdout, "Graphene %s is ready at %s after %d ms; data in %s\n", o.Version.Release, url, time.Since(began).Milliseconds(), dir.path)
 	err = group.Wait()

@@ -33,6 +33,12 @@ const (
 	NamespaceUpdate Action = "Namespace:Update"
 	NamespaceDelete Action = "Namespace:Delete"
 
+	CallList  Action = "Call:List"
+	CallRetry Action = "Call:Retry"
+	CallPurge Action = "Call:Purge"
+	QueueList Action = "Queue:List"
+	QueueGet  Action = "Queue:Get"
+
 	SystemInfo Action = "System:Info"
 )
 
@@ -42,6 +48,7 @@ func Actions() []Action {
 		FunctionList, FunctionGet, FunctionCreate, FunctionUpdate, FunctionDelete, FunctionScale, FunctionLogs, FunctionInvoke,
 		SecretList, SecretCreate, SecretUpdate, SecretDelete,
 		NamespaceList, NamespaceGet, NamespaceCreate, NamespaceUpdate, NamespaceDelete,
+		CallList, CallRetry, CallPurge, QueueList, QueueGet,
 		SystemInfo,
 	}
 }

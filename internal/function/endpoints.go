@@ -1,5 +1,7 @@
 package function
 
+import "strings"
+
 // Endpoints says how one function can be reached at one moment: everything
 // the gateway needs to know to send it a request. It is a value; whoever
 // publishes a change publishes a new one.
@@ -14,9 +16,28 @@ type Endpoints struct {
 	Min      int       `json:"min"`
 	Replicas []Replica `json:"replicas,omitempty"`
 	Settings Settings  `json:"settings"`
+	// Annotations are those of the function that say how it is called: see
+	// [CallAnnotations].
+	Annotations map[string]string `json:"annotations,omitempty"`
 	// Failure says why the function cannot start, when that is known. It is
 	// shown to callers that wait for it, so it holds no secrets.
 	Failure string `json:"failure,omitempty"`
+}
+
+// CallAnnotations returns those of a function's annotations that a gateway
+// needs to call it: the ones about asynchronous calls. It is nil if there are
+// none.
+func CallAnnotations(all map[string]string) map[string]string {
+	var kept map[string]string
+	for k, v := range all {
+		if k == AnnotationQueue || strings.HasPrefix(k, AnnotationRetry) {
+			if kept == nil {
+				kept = map[string]string{}
+			}
+			kept[k] = v
+		}
+	}
+	return kept
 }
 
 // A Replica is one running instance of a function.

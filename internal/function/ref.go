@@ -105,6 +105,9 @@ const (
 
 	LabelScaleMin = "com.openfaas.scale.min"
 	LabelScaleMax = "com.openfaas.scale.max"
+
+	AnnotationQueue = "com.openfaas.queue"  // which queue asynchronous calls go through
+	AnnotationRetry = "com.openfaas.retry." // begins those that say how asynchronous calls are tried again
 )
 
 // Labels on the configuration of an image made by the layers builder.

@@ -73,7 +73,7 @@ func (f *supervisor) run(ctx context.Context) {
 		case <-f.wake:
 		case <-timer.C:
 		}
-		again, done := f.reconcile(time.Now())
+		again, done := f.reconcile(ctx, time.Now())
 		if done {
 			f.work.Wait()
 			f.rt.gone(f)
@@ -184,7 +184,7 @@ func (f *supervisor) stop() {
 // reconcile starts and drains replicas so that they become what they should
 // be. It returns when to look again though nothing happens, or zero, and
 // whether the function has come to its end.
-func (f *supervisor) reconcile(now time.Time) (again time.Duration, done bool) {
+func (f *supervisor) reconcile(ctx context.Context, now time.Time) (again time.Duration, done bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.removed && len(f.replicas) == 0 {
@@ -203,17 +203,19 @@ func (f *supervisor) reconcile(now time.Time) (again time.Duration, done bool) {
 			continue
 		}
 		for range n {
-			f.start(v)
+			f.start(ctx, v)
 		}
 	}
 	f.report()
 	return again, false
 }
 
-func (f *supervisor) start(v version) {
+// start starts one replica. f.mu is held.
+func (f *supervisor) start(ctx context.Context, v version) {
 	r := newReplica(f, v)
 	f.replicas = append(f.replicas, r)
-	f.work.Go(r.run)
+	ctx = context.WithoutCancel(ctx) // when ctx ends the replica still has to finish what it is doing
+	f.work.Go(func() { r.run(ctx) })
 }
 
 // steps are what plan wants done.

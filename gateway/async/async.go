@@ -1,0 +1,250 @@
+// Package async runs calls later: it accepts a call durably, runs it when the
+// function has room, tries again what failed, keeps the result, and tells
+// whoever asked to be told.
+//
+// Everything lives in NATS JetStream. A call that was accepted is a message of
+// the calls stream, a work queue, and that stream is the only truth about what
+// is still to be done: a message leaves it when the call's result is stored,
+// when it is put off to a later try, or when it has become a dead letter, and
+// each of these is durable before the message is acknowledged. So a crash at
+// any point repeats work and never loses it. What a call came to is a record,
+// bounded in number and age.
+//
+//	calls      GRAPHENE_CALLS      what is to be run, a subject per queue and function
+//	later      GRAPHENE_LATER      what waits for its next try
+//	records    GRAPHENE_RECORDS    state and result of calls, one message each
+//	dead       GRAPHENE_DEAD       calls that failed for good, with their bodies
+//	callbacks  GRAPHENE_CALLBACKS  results on their way to those who want to be told
+//	batches    GRAPHENE_BATCHES    how far a batch was accepted
+//	results    GRAPHENE_RESULTS    results of batches, in the order they came
+//
+// Bodies too large for a message lie in two object stores and travel by name.
+//
+// [Open] makes the streams and returns a [Queue], which submits and answers
+// questions; a [Worker] runs the calls; [NewAPI] is the HTTP side of both.
+package async
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/web"
+)
+
+// DefaultQueue is the queue of functions that name none.
+const DefaultQueue = "faas-request"
+
+// Names of streams and buckets.
+const (
+	callsStream     = "GRAPHENE_CALLS"
+	laterStream     = "GRAPHENE_LATER"
+	recordsStream   = "GRAPHENE_RECORDS"
+	deadStream      = "GRAPHENE_DEAD"
+	callbacksStream = "GRAPHENE_CALLBACKS"
+	batchesStream   = "GRAPHENE_BATCHES"
+	resultsStream   = "GRAPHENE_RESULTS"
+
+	requestsBucket  = "graphene-requests"
+	responsesBucket = "graphene-responses"
+)
+
+// Subjects begin with these.
+const (
+	callsSubject     = "graphene.call."     // QUEUE.NAMESPACE.NAME
+	laterSubject     = "graphene.later."    // the same, or callback.NAMESPACE.NAME
+	recordsSubject   = "graphene.record."   // ID
+	deadSubject      = "graphene.dead."     // NAMESPACE.NAME.ID
+	callbacksSubject = "graphene.callback." // NAMESPACE.NAME
+	batchesSubject   = "graphene.batch."    // ID
+	resultsSubject   = "graphene.result."   // BATCH.OUTCOME
+
+	hintSubject   = "graphene.hint"   // core message: a subject of the calls stream has a message
+	cancelSubject = "graphene.cancel" // core request: is this call running? Stop it.
+	askSubject    = "graphene.ask"    // core request: is this call running?
+)
+
+// Options tune a [Queue]. Zero values mean the default in the field's comment.
+type Options struct {
+	// Replicas is how many servers of a cluster hold each stream; 0 is 1.
+	Replicas int
+	// MaxBacklog is how many calls of one function may wait; 0 is 1,048,576.
+	MaxBacklog int64
+	// MaxBytes is how much the calls stream may hold; 0 is 10 GiB.
+	MaxBytes int64
+	// MaxBody bounds the body of one call, in bytes; 0 is 100 MB.
+	MaxBody int64
+	// InlineBody is how large a body may be that travels inside its message,
+	// in bytes; larger ones go to the object store. 0 is 256 KiB.
+	InlineBody int
+	// MaxRecords and ResultAge bound how many results are kept, and for how
+	// long; 0 is 200,000 and 24 hours.
+	MaxRecords int64
+	ResultAge  time.Duration
+	// DeadAge is how long dead letters are kept; 0 is 14 days.
+	DeadAge time.Duration
+	// Room is asked before a call is accepted whether the store has space left
+	// for it; its error, of kind fault.Unavailable, goes to the caller. Nil:
+	// there always is.
+	Room func() error
+	// Meter counts; nil counts nothing.
+	Meter Meter
+	Log   *slog.Logger
+}
+
+// A Meter counts what the queue does. It is safe for concurrent use.
+type Meter interface {
+	// Submitted counts a call that was accepted.
+	Submitted(queue string)
+	// Processed counts a call that left the queue for good.
+	Processed(queue string)
+	// Running tells by how much the number of calls that run has changed.
+	Running(queue string, ref function.Ref, delta int)
+}
+
+type noMeter struct{}
+
+func (noMeter) Submitted(string)                  {}
+func (noMeter) Processed(string)                  {}
+func (noMeter) Running(string, function.Ref, int) {}
+
+// timeout bounds one exchange with the broker.
+const timeout = 5 * time.Second
+
+// A Queue accepts calls and knows what became of them. It is safe for
+// concurrent use.
+type Queue struct {
+	o  Options
+	nc *nats.Conn
+	js jetstream.JetStream
+
+	calls, later, records, dead, callbacks, batches, results jetstream.Stream
+	requests, responses                                      jetstream.ObjectStore
+
+	indexes *indexes
+}
+
+// Open makes the streams where they are missing, adjusts those there are to o,
+// and returns the queue. Errors are fault.Unavailable if the broker cannot be
+// reached.
+func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
+	o.Replicas = cmp.Or(o.Replicas, 1)
+	o.MaxBacklog = cmp.Or(o.MaxBacklog, 1<<20)
+	o.MaxBytes = cmp.Or(o.MaxBytes, 10<<30)
+	o.MaxBody = cmp.Or(o.MaxBody, 100_000_000)
+	o.InlineBody = cmp.Or(o.InlineBody, 256<<10)
+	o.MaxRecords = cmp.Or(o.MaxRecords, 200_000)
+	o.ResultAge = cmp.Or(o.ResultAge, 24*time.Hour)
+	o.DeadAge = cmp.Or(o.DeadAge, 14*24*time.Hour)
+	if o.Room == nil {
+		o.Room = func() error { return nil }
+	}
+	if o.Meter == nil {
+		o.Meter = noMeter{}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(timeout))
+	if err != nil {
+		return nil, fmt.Errorf("open the queue: %w", err)
+	}
+	q := &Queue{o: o, nc: nc, js: js, indexes: newIndexes()}
+	for _, s := range []struct {
+		stream *jetstream.Stream
+		config jetstream.StreamConfig
+	}{
+		{&q.calls, jetstream.StreamConfig{
+			Name: callsStream, Subjects: []string{callsSubject + ">"},
+			Retention: jetstream.WorkQueuePolicy,
+			Discard:   jetstream.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: o.MaxBacklog, MaxBytes: o.MaxBytes,
+		}},
+		{&q.later, jetstream.StreamConfig{
+			Name: laterStream, Subjects: []string{laterSubject + ">"}, Retention: jetstream.WorkQueuePolicy,
+		}},
+		{&q.records, jetstream.StreamConfig{
+			Name: recordsStream, Subjects: []string{recordsSubject + ">"},
+			MaxMsgsPerSubject: 1, MaxMsgs: o.MaxRecords, MaxAge: o.ResultAge,
+		}},
+		{&q.dead, jetstream.StreamConfig{
+			Name: deadStream, Subjects: []string{deadSubject + ">"}, MaxMsgsPerSubject: 1, MaxAge: o.DeadAge,
+		}},
+		{&q.callbacks, jetstream.StreamConfig{
+			Name: callbacksStream, Subjects: []string{callbacksSubject + ">"}, Retention: jetstream.WorkQueuePolicy,
+		}},
+		{&q.batches, jetstream.StreamConfig{
+			Name: batchesStream, Subjects: []string{batchesSubject + ">"}, MaxMsgsPerSubject: 1, MaxAge: o.DeadAge,
+		}},
+		{&q.results, jetstream.StreamConfig{
+			Name: resultsStream, Subjects: []string{resultsSubject + ">"}, MaxAge: o.DeadAge,
+		}},
+	} {
+		s.config.Storage = jetstream.FileStorage
+		s.config.Replicas = o.Replicas
+		s.config.AllowDirect = true
+		if *s.stream, err = js.CreateOrUpdateStream(ctx, s.config); err != nil {
+			return nil, unavailable(fmt.Errorf("open stream %s: %w", s.config.Name, err))
+		}
+	}
+	for _, b := range []struct {
+		bucket *jetstream.ObjectStore
+		config jetstream.ObjectStoreConfig
+	}{
+		{&q.requests, jetstream.ObjectStoreConfig{Bucket: requestsBucket}},
+		{&q.responses, jetstream.ObjectStoreConfig{Bucket: responsesBucket, TTL: o.ResultAge}},
+	} {
+		b.config.Replicas = o.Replicas
+		if *b.bucket, err = js.CreateOrUpdateObjectStore(ctx, b.config); err != nil {
+			return nil, unavailable(fmt.Errorf("open object store %s: %w", b.config.Bucket, err))
+		}
+	}
+	return q, nil
+}
+
+// subject returns what follows the prefix of a call's subject. Names are DNS
+// labels, so none holds a dot.
+func subject(queue string, ref function.Ref) string {
+	return queue + "." + ref.Namespace + "." + ref.Name
+}
+
+// unavailable makes an error of the broker one that a caller understands.
+func unavailable(err error) error {
+	return fault.Unavailable.Errorf("the queue is unavailable: %w", err)
+}
+
+// Codes of the broker's errors for a stream that is full.
+const (
+	errStoreFailed = 10077 // the store refused the message, for the reason in its text
+	errNoResources = 10047 // the server has no space left
+	errNoStorage   = 10023
+)
+
+// refused explains why the broker did not take a message.
+func refused(err error) error {
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
+		switch {
+		case api.ErrorCode == errStoreFailed && isFull(api.Description):
+			return &web.Retry{After: 10 * time.Second, Err: fault.Busy.Errorf("the backlog is full: %s", api.Description)}
+		case api.ErrorCode == errNoResources, api.ErrorCode == errNoStorage, api.ErrorCode == errStoreFailed:
+			return fault.Unavailable.Errorf("the queue has no space left: %w", err)
+		}
+	}
+	return unavailable(err)
+}
+
+// isFull tells the texts of a stream's limits from those of a broken store.
+func isFull(description string) bool {
+	switch description {
+	case "maximum messages per subject exceeded", "maximum bytes exceeded", "maximum messages exceeded":
+		return true
+	}
+	return false
+}

@@ -1,0 +1,228 @@
+package async
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Sizes of the scheduling.
+const (
+	quantum  = 64 // messages that are fetched for a function before it is the next one's turn
+	fetchers = 16 // functions that are fetched for at once
+	ackWait  = 30 * time.Second
+	lingers  = 5 * time.Second // how long a function's consumer outlives its last message
+)
+
+// A delivery is a call that a worker holds.
+type delivery struct {
+	*job
+	lane      *lane
+	msg       jetstream.Msg
+	seq       uint64
+	suspect   bool // it may have been run before
+	cancelled bool // guarded by the worker's mu
+	stop      context.CancelFunc
+}
+
+// A lane is one function of one queue.
+type lane struct {
+	where    string // subject without its prefix
+	consumer jetstream.Consumer
+	limit    limit
+
+	buffer   []*delivery // fetched, not started
+	running  int
+	more     bool // the broker may have messages
+	hinted   bool // it got some while we fetched
+	fetching bool
+	toFetch  bool // in lanes.fetch
+	toRun    bool // in lanes.run
+	paused   bool // was full a moment ago
+	used     time.Time
+}
+
+// ahead is how many calls are held besides those that run, so that the next
+// starts as soon as one ends.
+func (l *lane) ahead() int { return min(l.limit.max(), quantum) }
+
+// lanes are the functions with calls. They say which function is fetched for,
+// and which call starts, next: both round robin, so that a function with a
+// million calls does not keep out one with ten. Lanes are safe for concurrent
+// use.
+type lanes struct {
+	max int // calls that run at once
+	per int // calls of one function that run at once
+
+	mu      sync.Mutex
+	all     map[string]*lane
+	fetch   []*lane // want messages
+	run     []*lane // have calls to start, and room
+	running int
+	closed  bool
+	wake    *sync.Cond // on mu: fetch or closed has changed
+	start   func(*delivery)
+}
+
+// newLanes returns lanes that call start, with no lock held, for each call
+// that may run.
+func newLanes(max, per int, start func(*delivery)) *lanes {
+	s := &lanes{max: max, per: per, all: map[string]*lane{}, start: start}
+	s.wake = sync.NewCond(&s.mu)
+	return s
+}
+
+// hint says that there are messages for where.
+func (s *lanes) hint(where string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l, ok := s.all[where]
+	if !ok {
+		l = &lane{where: where, limit: newLimit(s.per)}
+		s.all[where] = l
+	}
+	l.more, l.hinted = true, true
+	s.want(l)
+}
+
+// want queues l for a fetch if it has room. The caller holds mu.
+func (s *lanes) want(l *lane) {
+	if l.more && !l.fetching && !l.toFetch && !l.paused && !s.closed && len(l.buffer) <= l.ahead()/2 {
+		l.toFetch = true
+		s.fetch = append(s.fetch, l)
+		s.wake.Signal()
+	}
+}
+
+// next returns a function to fetch messages for, and how many. It waits for
+// one; nil says that the lanes are closed.
+func (s *lanes) next() (*lane, int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.fetch) == 0 && !s.closed {
+		s.wake.Wait()
+	}
+	if s.closed {
+		return nil, 0
+	}
+	l := s.fetch[0]
+	s.fetch = s.fetch[1:]
+	l.toFetch, l.fetching, l.hinted = false, true, false
+	l.used = time.Now()
+	return l, min(quantum, max(1, l.limit.max()-l.running)+l.ahead()-len(l.buffer))
+}
+
+// fetched takes what a fetch for l brought; full says that there may be more.
+func (s *lanes) fetched(l *lane, got []*delivery, full bool) {
+	s.mu.Lock()
+	l.fetching = false
+	l.more = full || l.hinted
+	l.buffer = append(l.buffer, got...)
+	s.want(l)
+	s.ready(l)
+	s.dispatch() // unlocks
+}
+
+// ready queues l for starting calls. The caller holds mu.
+func (s *lanes) ready(l *lane) {
+	if len(l.buffer) > 0 && l.running < l.limit.max() && !l.paused && !l.toRun && !s.closed {
+		l.toRun = true
+		s.run = append(s.run, l)
+	}
+}
+
+// dispatch starts what may start, and gives up mu.
+func (s *lanes) dispatch() {
+	var started []*delivery
+	for len(s.run) > 0 && s.running < s.max && !s.closed {
+		l := s.run[0]
+		s.run = s.run[1:]
+		l.toRun = false
+		d := l.buffer[0]
+		l.buffer[0] = nil
+		l.buffer = l.buffer[1:]
+		l.running++
+		s.running++
+		l.used = time.Now()
+		started = append(started, d)
+		s.ready(l)
+		s.want(l)
+	}
+	s.mu.Unlock()
+	for _, d := range started {
+		s.start(d)
+	}
+}
+
+// ended says that d does not run any more; good is that its function answered
+// it.
+func (s *lanes) ended(d *delivery, good bool) {
+	s.mu.Lock()
+	l := d.lane
+	if good {
+		l.limit.succeeded(l.running)
+	}
+	l.running--
+	s.running--
+	l.used = time.Now()
+	s.ready(l)
+	s.want(l)
+	s.dispatch()
+}
+
+// refused says that d's function had no room for it: it comes first when there
+// is. It reports false if the lanes are closed, and d is the caller's.
+func (s *lanes) refused(d *delivery) bool {
+	s.mu.Lock()
+	l := d.lane
+	l.running--
+	s.running--
+	if s.closed {
+		s.mu.Unlock()
+		return false
+	}
+	l.buffer = append([]*delivery{d}, l.buffer...)
+	pause := l.limit.full(l.running)
+	if !l.paused {
+		l.paused = true
+		time.AfterFunc(pause, func() { s.resume(l) })
+	}
+	s.dispatch()
+	return true
+}
+
+func (s *lanes) resume(l *lane) {
+	s.mu.Lock()
+	l.paused = false
+	s.ready(l)
+	s.want(l)
+	s.dispatch()
+}
+
+// forget drops functions that had nothing to do for a while; the broker drops
+// their consumers by itself.
+func (s *lanes) forget(before time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for where, l := range s.all {
+		if l.running == 0 && len(l.buffer) == 0 && !l.more && !l.fetching && !l.paused && l.used.Before(before) {
+			delete(s.all, where)
+		}
+	}
+}
+
+// close starts nothing any more and returns what is held and was not started.
+func (s *lanes) close() []*delivery {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	s.wake.Broadcast()
+	var held []*delivery
+	for _, l := range s.all {
+		held = append(held, l.buffer...)
+		l.buffer = nil
+	}
+	return held
+}

@@ -1,0 +1,485 @@
+package async
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/function"
+)
+
+// askTime is how long workers have to say that they run a call.
+const askTime = 25 * time.Millisecond
+
+// Lookup returns what is known of a call, by its id or by the id that its
+// caller gave it. Errors are fault.NotFound and fault.Unavailable.
+func (q *Queue) Lookup(ctx context.Context, id string) (*Call, error) {
+	c, _, err := q.lookup(ctx, id)
+	return c, err
+}
+
+func (q *Queue) lookup(ctx context.Context, id string) (*Call, []byte, error) {
+	if isID(id) {
+		c, body, err := q.find(ctx, id)
+		if !isNotFound(err) {
+			return c, body, err
+		}
+	}
+	m, err := q.records.GetLastMsgForSubject(ctx, recordsSubject+named("alias", id))
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return nil, nil, fault.NotFound.Errorf("call %s is not known, or not any more", id)
+	case err != nil:
+		return nil, nil, unavailable(fmt.Errorf("find call %s: %w", id, err))
+	}
+	return q.find(ctx, m.Header.Get(headerAlias))
+}
+
+// isID reports whether id has the form of ids made here. Others must not get
+// into subjects.
+func isID(id string) bool {
+	u, err := uuid.Parse(id)
+	return err == nil && u.String() == id
+}
+
+// find returns the call with this id, and the body of its answer if that is
+// not in the object store.
+func (q *Queue) find(ctx context.Context, id string) (*Call, []byte, error) {
+	c, body, err := q.record(ctx, id)
+	if err == nil {
+		if !c.State.Ended() && q.runs(ctx, id) {
+			c.State, c.Next = Running, nil
+		}
+		return c, body, nil
+	}
+	if !isNotFound(err) {
+		return nil, nil, err
+	}
+	j, err := q.waiting(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	c = j.call(Queued)
+	if q.runs(ctx, id) {
+		c.State = Running
+	}
+	return c, nil, nil
+}
+
+// waiting returns a call without a record from the calls stream.
+func (q *Queue) waiting(ctx context.Context, id string) (*job, error) {
+	notFound := fault.NotFound.Errorf("call %s is not known, or not any more", id)
+	seq, ok := sequence(id)
+	if !ok || seq == 0 {
+		return nil, notFound
+	}
+	m, err := q.calls.GetMsg(ctx, seq)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, notFound
+	}
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("find call %s: %w", id, err))
+	}
+	j, err := decode(strings.TrimPrefix(m.Subject, callsSubject), m.Header, m.Data, m.Sequence)
+	if err != nil || j.ID != id {
+		return nil, notFound
+	}
+	return j, nil
+}
+
+// runs asks the workers whether one of them runs a call.
+func (q *Queue) runs(ctx context.Context, id string) bool {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	_, err := q.nc.RequestWithContext(ctx, askSubject, []byte(id))
+	return err == nil
+}
+
+// Await is Lookup, but waits as long as ctx allows for a call that has not
+// ended. When ctx ends first it returns the call as it is.
+func (q *Queue) Await(ctx context.Context, id string) (*Call, error) {
+	short, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	defer cancel()
+	c, err := q.Lookup(short, id)
+	if err != nil || c.State.Ended() {
+		return c, err
+	}
+	id = c.ID
+	sub, err := q.nc.SubscribeSync(recordsSubject + id)
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }() // the connection may be gone
+	for {
+		// Looked up again after subscribing, and from time to time in case a
+		// message was lost.
+		short, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+		c, err = q.Lookup(short, id)
+		cancel()
+		if err != nil || c.State.Ended() || ctx.Err() != nil {
+			return c, err
+		}
+		next, cancel := context.WithTimeout(ctx, 2*time.Second)
+		_, _ = sub.NextMsgWithContext(next) // the record itself is read again
+		cancel()
+	}
+}
+
+// Result returns the body of a call's answer; the caller closes it. The call
+// must have ended.
+func (q *Queue) Result(ctx context.Context, id string) (*Call, io.ReadCloser, error) {
+	c, body, err := q.lookup(ctx, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.Object == "" {
+		return c, io.NopCloser(strings.NewReader(string(body))), nil
+	}
+	object, err := q.responses.Get(ctx, c.Object)
+	if errors.Is(err, jetstream.ErrObjectNotFound) {
+		return nil, nil, fault.NotFound.Errorf("the result of call %s is not kept any more", id)
+	}
+	if err != nil {
+		return nil, nil, unavailable(fmt.Errorf("read the result of call %s: %w", id, err))
+	}
+	return c, object, nil
+}
+
+// Cancel stops a call, whether it waits or runs. Errors are fault.NotFound,
+// and fault.Exists if it has ended.
+func (q *Queue) Cancel(ctx context.Context, id string) error {
+	c, err := q.Lookup(ctx, id)
+	if err != nil {
+		return err
+	}
+	if c.State.Ended() {
+		return fault.Exists.Errorf("call %s is %s", id, c.State)
+	}
+	now := time.Now().UTC()
+	c.State, c.Ended, c.Next = Cancelled, &now, nil
+	// A record that has changed meanwhile is that of a call that ended.
+	switch err := q.putRecord(ctx, c, nil, c.seq); {
+	case errors.Is(err, errConflict):
+		return fault.Exists.Errorf("call %s has ended", id)
+	case err != nil:
+		return err
+	}
+	// From here on the call is not started again. What follows frees its place.
+	if err := q.nc.Publish(cancelSubject, []byte(c.ID)); err != nil {
+		return unavailable(err)
+	}
+	seq := c.Message
+	if seq == 0 {
+		seq, _ = sequence(c.ID)
+	}
+	if seq == 0 || len(c.Tries) > 0 {
+		return nil // its reader finds the record
+	}
+	m, err := q.calls.GetMsg(ctx, seq)
+	if err != nil {
+		return nil // it has gone by itself
+	}
+	if j, err := decode(strings.TrimPrefix(m.Subject, callsSubject), m.Header, m.Data, m.Sequence); err == nil && j.ID == c.ID {
+		if err := q.calls.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+			q.o.Log.Warn("a cancelled call keeps its place", "call", c.ID, "err", err)
+		}
+		q.dropBody(ctx, j)
+	}
+	return nil
+}
+
+// Backlog counts the calls that wait or run, by QUEUE.NAMESPACE.NAME.
+func (q *Queue) Backlog(ctx context.Context) (map[string]uint64, error) {
+	info, err := q.calls.Info(ctx, jetstream.WithSubjectFilter(callsSubject+">"))
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	backlog := make(map[string]uint64, len(info.State.Subjects))
+	for s, n := range info.State.Subjects {
+		backlog[strings.TrimPrefix(s, callsSubject)] = n
+	}
+	return backlog, nil
+}
+
+// A QueueInfo describes one queue.
+type QueueInfo struct {
+	Name      string            `json:"name"`
+	Backlog   uint64            `json:"backlog"`          // calls that wait or run
+	Waiting   uint64            `json:"waiting"`          // calls that wait for their next try
+	Oldest    *time.Time        `json:"oldest,omitempty"` // when the oldest call of the backlog was submitted
+	Functions map[string]uint64 `json:"functions,omitempty"`
+}
+
+// Queues describes every queue with calls, and the default one.
+func (q *Queue) Queues(ctx context.Context) ([]QueueInfo, error) {
+	queues := map[string]*QueueInfo{}
+	of := func(name string) *QueueInfo {
+		if queues[name] == nil {
+			queues[name] = &QueueInfo{Name: name, Functions: map[string]uint64{}}
+		}
+		return queues[name]
+	}
+	of(DefaultQueue)
+	backlog, err := q.Backlog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for where, n := range backlog {
+		name, rest, _ := strings.Cut(where, ".")
+		namespace, fn, _ := strings.Cut(rest, ".")
+		info := of(name)
+		info.Backlog += n
+		info.Functions[function.Ref{Name: fn, Namespace: namespace}.String()] += n
+	}
+	later, err := q.later.Info(ctx, jetstream.WithSubjectFilter(laterSubject+">"))
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	for where, n := range later.State.Subjects {
+		if name, _, _ := strings.Cut(strings.TrimPrefix(where, laterSubject), "."); name != callbackQueue {
+			of(name).Waiting += n
+		}
+	}
+	all := make([]QueueInfo, 0, len(queues))
+	for _, info := range queues {
+		if info.Backlog > 0 {
+			if m, err := q.calls.GetMsg(ctx, 0, jetstream.WithGetMsgSubject(callsSubject+info.Name+".>")); err == nil {
+				info.Oldest = new(m.Time.UTC())
+			}
+		}
+		all = append(all, *info)
+	}
+	slices.SortFunc(all, func(a, b QueueInfo) int { return strings.Compare(a.Name, b.Name) })
+	return all, nil
+}
+
+// A Filter picks calls.
+type Filter struct {
+	Function string // NAME.NAMESPACE; "" is any
+	State    State  // "" is any
+	Since    time.Time
+	Until    time.Time // zero is now
+	Limit    int       // 0 is 50
+	Before   time.Time // only calls submitted before: the last one of the page before
+}
+
+func (f Filter) picks(c *Call) bool {
+	return (f.Function == "" || c.Function == f.Function) &&
+		(f.State == "" || c.State == f.State) &&
+		!c.Submitted.Before(f.Since) &&
+		(f.Until.IsZero() || !c.Submitted.After(f.Until)) &&
+		(f.Before.IsZero() || c.Submitted.Before(f.Before))
+}
+
+// maxScan bounds how many waiting calls a listing reads.
+const maxScan = 20_000
+
+// List returns the newest calls that f picks, newest first: those with a
+// record, and of those that wait the first ones.
+func (q *Queue) List(ctx context.Context, f Filter) ([]*Call, error) {
+	f.Limit = cmp.Or(f.Limit, 50)
+	var picked []*Call
+	add := func(c *Call) {
+		if !f.picks(c) {
+			return
+		}
+		// Sorted and cut from time to time, so that a long listing needs
+		// little memory.
+		if picked = append(picked, c); len(picked) >= 4*f.Limit+1000 {
+			picked = newest(picked, f.Limit)
+		}
+	}
+	seen := map[string]bool{}
+	err := q.scan(ctx, recordsStream, recordsSubject+">", 0, func(m jetstream.Msg) {
+		if c, err := readRecord(m.Headers(), 0); err == nil {
+			if !c.State.Ended() {
+				seen[c.ID] = true
+			}
+			add(c)
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	if f.State == "" || f.State == Queued {
+		err = q.scan(ctx, callsStream, callsSubject+">", maxScan, func(m jetstream.Msg) {
+			meta, err := m.Metadata()
+			if err != nil {
+				return
+			}
+			j, err := decode(strings.TrimPrefix(m.Subject(), callsSubject), m.Headers(), []byte("{}"), meta.Sequence.Stream)
+			if err == nil && !seen[j.ID] {
+				add(j.call(Queued))
+			}
+		})
+	}
+	return newest(picked, f.Limit), err
+}
+
+func newest(calls []*Call, n int) []*Call {
+	slices.SortFunc(calls, func(a, b *Call) int { return cmp.Or(b.Submitted.Compare(a.Submitted), strings.Compare(b.ID, a.ID)) })
+	return calls[:min(n, len(calls))]
+}
+
+// scan reads the headers of the messages that a stream holds now, at most
+// limit of them; 0 is all.
+func (q *Queue) scan(ctx context.Context, stream, filter string, limit int, each func(jetstream.Msg)) error {
+	s, err := q.js.Stream(ctx, stream)
+	if err != nil {
+		return unavailable(err)
+	}
+	if s.CachedInfo().State.Msgs == 0 {
+		return nil
+	}
+	consumer, err := q.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{FilterSubjects: []string{filter}, HeadersOnly: true})
+	if err != nil {
+		return unavailable(err)
+	}
+	for read := 0; limit == 0 || read < limit; {
+		batch, err := consumer.FetchNoWait(1000)
+		if err != nil {
+			return unavailable(err)
+		}
+		n := 0
+		for m := range batch.Messages() {
+			n++
+			each(m)
+		}
+		if err := batch.Error(); err != nil {
+			return unavailable(err)
+		}
+		if n == 0 || ctx.Err() != nil {
+			return ctx.Err()
+		}
+		read += n
+	}
+	return nil
+}
+
+// Retry puts a dead letter back into the queue, as if it were new. Errors are
+// fault.NotFound.
+func (q *Queue) Retry(ctx context.Context, id string) error {
+	m, err := q.deadLetter(ctx, id)
+	if err != nil {
+		return err
+	}
+	return q.retry(ctx, m)
+}
+
+// deadLetter returns the dead letter of a call.
+func (q *Queue) deadLetter(ctx context.Context, id string) (*jetstream.RawStreamMsg, error) {
+	c, err := q.Lookup(ctx, id)
+	if err != nil && !isNotFound(err) {
+		return nil, err
+	}
+	where := deadSubject + "*.*." + id
+	if c != nil {
+		where = deadSubject + c.Ref().Namespace + "." + c.Ref().Name + "." + c.ID
+	} else if !isID(id) {
+		return nil, err
+	}
+	m, err := q.dead.GetLastMsgForSubject(ctx, where)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, fault.NotFound.Errorf("call %s is not among the dead letters", id)
+	}
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return m, nil
+}
+
+func (q *Queue) retry(ctx context.Context, m *jetstream.RawStreamMsg) error {
+	parts := strings.Split(strings.TrimPrefix(m.Subject, deadSubject), ".")
+	if len(parts) != 3 {
+		return fmt.Errorf("a dead letter has the subject %q", m.Subject)
+	}
+	j, err := decode(m.Header.Get(headerQueue)+"."+parts[0]+"."+parts[1], m.Header, m.Data, 0)
+	if err != nil {
+		return err
+	}
+	j.Tries = nil
+	// The record first: a worker that finds a failed one leaves the call alone.
+	if err := q.putRecord(ctx, j.call(Queued), nil, anyRecord); err != nil {
+		return err
+	}
+	if j.Batch != "" {
+		if err := q.forgetFailure(ctx, j); err != nil {
+			return err
+		}
+	}
+	if _, err := q.publish(ctx, j, "retry/"+j.ID+"/"+fmt.Sprint(m.Sequence)); err != nil {
+		return err
+	}
+	if err := q.dead.DeleteMsg(ctx, m.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return unavailable(fmt.Errorf("call %s is retried, but stays among the dead letters: %w", j.ID, err))
+	}
+	q.o.Meter.Submitted(j.Queue)
+	return nil
+}
+
+// eachDead calls each for the dead letters of a function, NAME.NAMESPACE or ""
+// for all, and returns for how many it returned nil. Its first error ends it.
+func (q *Queue) eachDead(ctx context.Context, fn string, each func(*jetstream.RawStreamMsg) error) (int, error) {
+	filter := deadSubject + ">"
+	if fn != "" {
+		ref, err := function.ParseRef(fn, function.DefaultNamespace)
+		if err != nil {
+			return 0, err
+		}
+		filter = deadSubject + ref.Namespace + "." + ref.Name + ".>"
+	}
+	n := 0
+	for seq := uint64(1); ; n++ {
+		m, err := q.dead.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(filter))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return n, nil
+		}
+		if err != nil {
+			return n, unavailable(err)
+		}
+		if err := each(m); err != nil {
+			return n, err
+		}
+		seq = m.Sequence + 1
+	}
+}
+
+// RetryAll puts all dead letters of a function, or with "" of all, back into
+// the queue, and returns how many.
+func (q *Queue) RetryAll(ctx context.Context, fn string) (int, error) {
+	return q.eachDead(ctx, fn, func(m *jetstream.RawStreamMsg) error { return q.retry(ctx, m) })
+}
+
+// Purge deletes a dead letter for good.
+func (q *Queue) Purge(ctx context.Context, id string) error {
+	m, err := q.deadLetter(ctx, id)
+	if err != nil {
+		return err
+	}
+	return q.purge(ctx, m)
+}
+
+func (q *Queue) purge(ctx context.Context, m *jetstream.RawStreamMsg) error {
+	if err := q.dead.DeleteMsg(ctx, m.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		return unavailable(err)
+	}
+	if object := m.Header.Get(headerBody); object != "" {
+		q.dropBody(ctx, &job{Object: object})
+	}
+	return nil
+}
+
+// PurgeAll deletes all dead letters of a function, or with "" of all, and
+// returns how many.
+func (q *Queue) PurgeAll(ctx context.Context, fn string) (int, error) {
+	return q.eachDead(ctx, fn, func(m *jetstream.RawStreamMsg) error { return q.purge(ctx, m) })
+}
