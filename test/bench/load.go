@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -19,8 +20,8 @@ import (
 const token = "a-token-of-the-length-that-tokens-have"
 
 // A loadFunc sends as many requests to url as connections can carry one after
-// the other for a time.
-type loadFunc func(url string, connections int, duration time.Duration) (result, error)
+// the other for a time: POST of body bytes, or GET if that is 0.
+type loadFunc func(url string, connections, body int, duration time.Duration) (result, error)
 
 // generateLoad returns wrk, or something like it when there is no wrk, and its
 // name.
@@ -29,8 +30,8 @@ func generateLoad() (loadFunc, string) {
 	if err != nil {
 		return goLoad, "a Go client, as wrk is not installed"
 	}
-	return func(url string, connections int, duration time.Duration) (result, error) {
-		return wrkLoad(path, url, connections, duration)
+	return func(url string, connections, body int, duration time.Duration) (result, error) {
+		return wrkLoad(path, url, connections, body, duration)
 	}, "wrk"
 }
 
@@ -42,14 +43,18 @@ const summary = `done = function(s, latency, requests)
 end
 `
 
-func wrkLoad(wrk, url string, connections int, duration time.Duration) (result, error) {
+func wrkLoad(wrk, url string, connections, body int, duration time.Duration) (result, error) {
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
 		return result{}, fmt.Errorf("make a directory for wrk's script: %w", err)
 	}
 	defer os.RemoveAll(dir)
 	script := filepath.Join(dir, "summary.lua")
-	if err := os.WriteFile(script, []byte(summary), 0o600); err != nil {
+	lua := summary
+	if body > 0 {
+		lua += fmt.Sprintf("wrk.method = 'POST'\nwrk.body = string.rep('x', %d)\n", body)
+	}
+	if err := os.WriteFile(script, []byte(lua), 0o600); err != nil {
 		return result{}, fmt.Errorf("write wrk's script: %w", err)
 	}
 	out, err := exec.Command(wrk, "-t1", fmt.Sprintf("-c%d", connections), fmt.Sprintf("-d%ds", max(1, int(duration.Seconds()))),
@@ -60,7 +65,7 @@ func wrkLoad(wrk, url string, connections int, duration time.Duration) (result, 
 	var s struct {
 		Requests, Duration, Failures, P50, P99 int
 	}
-	if err := json.Unmarshal(out[lastLine(out):], &s); err != nil {
+	if err := json.Unmarshal(out[max(0, bytes.IndexByte(out, '{')):], &s); err != nil {
 		return result{}, fmt.Errorf("read wrk's summary %q: %w", out, err)
 	}
 	return result{
@@ -72,19 +77,15 @@ func wrkLoad(wrk, url string, connections int, duration time.Duration) (result, 
 	}, nil
 }
 
-// lastLine returns where the last line that is not empty begins.
-func lastLine(text []byte) int {
-	return max(0, slices.Index(text, '{'))
-}
-
 // goLoad is what wrk does, in Go. It costs this process more than wrk would,
 // and the proxies the same.
-func goLoad(url string, connections int, duration time.Duration) (result, error) {
+func goLoad(url string, connections, body int, duration time.Duration) (result, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), duration)
 	defer cancel()
 	transport := &http.Transport{MaxIdleConnsPerHost: connections}
 	defer transport.CloseIdleConnections()
 
+	payload := strings.Repeat("x", body)
 	var mu sync.Mutex
 	var all []time.Duration
 	failures := 0
@@ -96,7 +97,7 @@ func goLoad(url string, connections int, duration time.Duration) (result, error)
 			failed := 0
 			for ctx.Err() == nil {
 				began := time.Now()
-				if err := get(ctx, transport, url); err == nil {
+				if err := call(ctx, transport, url, payload); err == nil {
 					took = append(took, time.Since(began))
 				} else if ctx.Err() == nil {
 					failed++
@@ -122,8 +123,12 @@ func goLoad(url string, connections int, duration time.Duration) (result, error)
 	}, nil
 }
 
-func get(ctx context.Context, transport *http.Transport, url string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+func call(ctx context.Context, transport *http.Transport, url, payload string) error {
+	method := http.MethodGet
+	if payload != "" {
+		method = http.MethodPost
+	}
+	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(payload))
 	if err != nil {
 		return err
 	}
@@ -133,7 +138,7 @@ func get(ctx context.Context, transport *http.Transport, url string) error {
 		return err
 	}
 	defer res.Body.Close()
-	if _, err := io.Copy(io.Discard, bufio.NewReader(res.Body)); err != nil {
+	if _, err := io.Copy(io.Discard, res.Body); err != nil {
 		return err
 	}
 	if res.StatusCode != http.StatusOK {

@@ -29,6 +29,7 @@ type options struct {
 	graphene    string        // the program, for sections that start a platform
 	rounds      int           // measurements of each peer; the median counts
 	connections int           // of the load generator
+	body        int           // bytes to POST; 0 is GET
 	duration    time.Duration // of one measurement
 	repeats     int           // starts, wakes and the like
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -34,7 +35,8 @@ type report struct {
 	CPU     time.Duration // processor time used since the start, user and system
 }
 
-// serve plays one role: "upstream SOCKET", "bare SOCKET" or "gateway SOCKET".
+// serve plays one role, "upstream", "bare", "pooled" or "gateway", with the
+// upstream at a socket.
 // It ends with its standard input.
 func serve(args []string) error {
 	if len(args) != 2 {
@@ -54,6 +56,10 @@ func serve(args []string) error {
 		network, address, handler = "unix", socket, http.HandlerFunc(echo)
 	case "bare":
 		handler = bare(socket)
+	case "pooled":
+		proxy := bare(socket)
+		proxy.BufferPool = new(buffers)
+		handler = proxy
 	case "gateway":
 		handler, background = gateway(socket)
 	default:
@@ -106,9 +112,10 @@ func echo(w http.ResponseWriter, r *http.Request) {
 }
 
 // bare is the peer: what one writes who needs a reverse proxy and no more.
-func bare(socket string) http.Handler {
+func bare(socket string) *httputil.ReverseProxy {
 	dialer := net.Dialer{}
 	return &httputil.ReverseProxy{
+		ErrorLog: log.New(io.Discard, "", 0), // the load generator breaks off its last requests
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.SetURL(&url.URL{Scheme: "http", Host: "upstream"})
 			pr.SetXForwarded()
@@ -121,6 +128,18 @@ func bare(socket string) http.Handler {
 		},
 	}
 }
+
+// buffers is an httputil.BufferPool.
+type buffers struct{ pool sync.Pool }
+
+func (b *buffers) Get() []byte {
+	if buf, ok := b.pool.Get().(*[]byte); ok {
+		return *buf
+	}
+	return make([]byte, 32<<10)
+}
+
+func (b *buffers) Put(buf []byte) { b.pool.Put(&buf) }
 
 // gateway is the whole request path: routing, a token check from a cache, the
 // call id, metrics, timing, the choice of a replica, and the exec timeout.
@@ -141,8 +160,8 @@ func gateway(socket string) (http.Handler, func(context.Context) error) {
 	var known tokens
 	known.add("a-token-of-the-length-that-tokens-have")
 	r := mux.NewRouter().SkipClean(true).UseEncodedPath()
-	r.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	r.HandleFunc("/debug/pprof/allocs", pprof.Index)
+	r.PathPrefix("/debug/pprof/").HandlerFunc(pprof.Index)
+	r.Path("/debug/pprof/profile").HandlerFunc(pprof.Profile)
 	r.Path("/healthz").HandlerFunc(echo)
 	r.PathPrefix("/system/").HandlerFunc(http.NotFound)
 	r.PathPrefix("/function/").Handler(known.check(invoke.NewProxy(table, invoke.ProxyOptions{Version: "bench"})))
