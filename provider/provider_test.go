@@ -242,7 +242,7 @@ func server(t *testing.T, edit ...func(*provider.Options)) (*fake, *httptest.Ser
 		e(&o)
 	}
 	p := provider.New(o)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var running sync.WaitGroup
 	running.Go(func() {
 		if err := p.Run(ctx); err != nil {

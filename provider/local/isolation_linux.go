@@ -1,15 +1,16 @@
 package local
 
 import (
-	"context"
 	"os"
-	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	landlock "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
+
+	"github.com/graphene-faas/graphene/internal/proc"
 )
 
 // detectIsolation finds out what the kernel, and whoever configured it, allow.
@@ -56,15 +57,24 @@ func (i isolation) attributes() *syscall.SysProcAttr {
 	return attr
 }
 
+// helperPatience is far more than the helper needs to find out what it can.
+const helperPatience = 5 * time.Second
+
 // tryHelper starts the helper to try what replicas would do, and returns what
 // it says it can, and whether it ran at all.
 func tryHelper(helper []string, attr *syscall.SysProcAttr) (can string, ok bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	args := append(append([]string{}, helper...), probeArgument)
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-	cmd.SysProcAttr = attr
-	cmd.Env = []string{}
-	out, err := cmd.CombinedOutput()
-	return string(out), err == nil
+	var said strings.Builder
+	child, err := proc.Start(proc.Command{
+		Args:   append(slices.Clone(helper), probeArgument),
+		Env:    []string{},
+		Attr:   attr,
+		Stderr: func(line []byte) { said.Write(line); said.WriteByte('\n') },
+	})
+	if err != nil {
+		return "", false
+	}
+	hung := time.AfterFunc(helperPatience, func() { _ = child.Kill() })
+	defer hung.Stop()
+	err = child.Wait()
+	return said.String(), err == nil
 }

@@ -306,7 +306,7 @@ func start(t testing.TB, o local.Options) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	f := &fixture{Runtime: r, t: t, options: o, images: o.Images.(*images), cancel: cancel}
 	running := make(chan struct{})
 	f.done.Go(func() {

@@ -92,10 +92,11 @@ func (r *replica) end(grace time.Duration) {
 	}
 }
 
-// run is the life of the replica.
-func (r *replica) run() {
+// run is the life of the replica. It does not end with ctx, but when it is told
+// to, or by itself.
+func (r *replica) run(ctx context.Context) {
 	reason := ""
-	err := r.live()
+	err := r.live(ctx)
 	if err != nil {
 		reason = err.Error()
 	}
@@ -113,12 +114,12 @@ func (r *replica) run() {
 
 // live starts the process and returns when it has ended; the error says why,
 // for the function's owner, unless it was asked to end.
-func (r *replica) live() error {
-	settings, err := r.start()
+func (r *replica) live(ctx context.Context) error {
+	settings, err := r.start(ctx)
 	if err != nil {
 		return err
 	}
-	probing, stopProbing := context.WithCancel(context.Background())
+	probing, stopProbing := context.WithCancel(ctx)
 	var probe sync.WaitGroup
 	probe.Go(func() { r.probe(probing) })
 	defer probe.Wait()
@@ -216,7 +217,7 @@ func (r *replica) explain(err error) error {
 func (r *replica) dir() string { return filepath.Join(r.f.rt.join("run"), shortID(r.id)) }
 
 // start makes the replica's directories and its process.
-func (r *replica) start() (function.Settings, error) {
+func (r *replica) start(ctx context.Context) (function.Settings, error) {
 	rt := r.f.rt
 	img, err := rt.images.open(r.version.Digest)
 	if err != nil {
@@ -226,7 +227,7 @@ func (r *replica) start() (function.Settings, error) {
 	if err != nil {
 		return settings, err
 	}
-	p, err := r.plan(img, settings)
+	p, err := r.plan(ctx, img, settings)
 	if err != nil {
 		return settings, err
 	}
@@ -277,7 +278,7 @@ type process struct {
 }
 
 // plan decides what the process consists of.
-func (r *replica) plan(img *image, settings function.Settings) (process, error) {
+func (r *replica) plan(ctx context.Context, img *image, settings function.Settings) (process, error) {
 	rt, spec := r.f.rt, r.version.Spec
 	run := r.dir()
 	p := process{
@@ -313,7 +314,7 @@ func (r *replica) plan(img *image, settings function.Settings) (process, error) 
 		p.Readable = append(p.Readable, p.Args[0])
 	}
 	if img.target.Python != "" {
-		python, err := rt.python(context.Background())
+		python, err := rt.python(ctx)
 		if err != nil {
 			return p, err
 		}

@@ -88,7 +88,7 @@ func newSignal() *signal { return &signal{make(chan struct{})} }
 
 func (s *suite) watch() {
 	s.t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
 	var done sync.WaitGroup
 	done.Go(func() {
 		if err := s.Runtime.Watch(ctx, s.record); err != nil {
