@@ -12,10 +12,6 @@ import (
 	"time"
 )
 
-// gatewayBound is the share of the bare proxy's processor time that the whole
-// chain may cost.
-const gatewayBound = 0.95
-
 // A result is one measurement.
 type result struct {
 	requests int
