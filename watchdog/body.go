@@ -43,9 +43,12 @@ func (b *requestBody) left(r *http.Request) bool {
 	return b != nil && !b.ended.Load() && (r.ContentLength < 0 || r.ContentLength > drainable)
 }
 
-// drain reads what the function has left of a small body of r.
-func (b *requestBody) drain(r *http.Request) {
-	if b != nil && !b.ended.Load() && 0 < r.ContentLength && r.ContentLength <= drainable {
-		_ = b.Close() // it reads to the end first; if it cannot, the server will find out
+// drain reads what the function, which has returned, has left of a small body.
+func (a *answer) drain() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if length := a.r.ContentLength; a.body == nil || a.hijacked || length < 0 || length > drainable {
+		return
 	}
+	_ = a.body.Close() // reads to the end first; if it cannot, the server will find out
 }

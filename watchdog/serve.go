@@ -147,9 +147,7 @@ func (wd *Watchdog) serveCall(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	wd.within(a, r)
-	if !a.hijacked {
-		a.body.drain(r)
-	}
+	a.drain()
 }
 
 // awaitReady holds a call that came before the function had loaded. Loading

@@ -385,7 +385,7 @@ func TestAnUnreadBodyHarmsNoLaterCall(t *testing.T) {
 			for i := range 50 {
 				if conn == nil {
 					var err error
-					if conn, err = net.Dial("tcp", r.address); err != nil {
+					if conn, err = net.Dial("unix", r.socket); err != nil {
 						t.Fatal(err)
 					}
 					defer conn.Close()
