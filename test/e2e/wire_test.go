@@ -55,6 +55,7 @@ func TestEveryWayOfTalkingReachesAFunction(t *testing.T) {
 		{"verbs, headers and bodies arrive", testVerbs},
 		{"100-continue comes from whoever reads the body", testExpectContinue},
 		{"a handler may refuse a body it has not read", testEarlyRefusal},
+		{"a handler that ignores the body harms no later call", testIgnoredBody},
 		{"a caller who leaves is noticed by the handler", testCancellation},
 		{"the platform does not touch encodings", testEncoding},
 	} {
@@ -431,6 +432,29 @@ func testEarlyRefusal(p *platform) {
 	body, _ := io.ReadAll(resp.Body)
 	if resp.StatusCode != 413 || string(body) != "too large for me\n" {
 		p.t.Errorf("%d %q", resp.StatusCode, body)
+	}
+}
+
+func testIgnoredBody(p *platform) {
+	for _, body := range []string{"Content-Length: 3\r\n\r\nabc", "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"} {
+		var conn net.Conn
+		var answers *bufio.Reader
+		for range 100 {
+			if conn == nil {
+				conn, answers = p.dial()
+			}
+			fmt.Fprintf(conn, "POST /function/wire/status?code=200 HTTP/1.1\r\nHost: x\r\n%s", body)
+			resp, err := http.ReadResponse(answers, nil)
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			if text, err := io.ReadAll(resp.Body); resp.StatusCode != 200 || err != nil {
+				p.t.Fatalf("%d %q, %v", resp.StatusCode, text, err)
+			}
+			if resp.Close {
+				conn = nil // as the platform wishes
+			}
+		}
 	}
 }
 
