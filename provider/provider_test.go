@@ -255,7 +255,6 @@ func server(t *testing.T, edit ...func(*provider.Options)) (*fake, *httptest.Ser
 		s.Close()
 		cancel()
 		running.Wait()
-		http.DefaultClient.CloseIdleConnections()
 	})
 	return f, s
 }

@@ -271,7 +271,7 @@ func (r *Runtime) Deploy(ctx context.Context, spec types.FunctionDeployment) err
 	if f, err := r.function(ref); err == nil {
 		return f.deploy(v, scale)
 	}
-	return r.create(ref, v, scale)
+	return r.create(ref, v, scale) //nolint:contextcheck // the function outlives the request that made it
 }
 
 // create deploys a function that was not there.

@@ -45,7 +45,8 @@ func TestMain(m *testing.M) {
 		case "fwatchdog":
 			os.Exit(replica())
 		case "platform":
-			os.Exit(platform(os.Args[2], os.Args[3]))
+			ctx := context.Background() //nolint:forbidigo // the main of a process of its own
+			os.Exit(platform(ctx, os.Args[2], os.Args[3]))
 		}
 	}
 	testkit.Main(m)
@@ -54,7 +55,7 @@ func TestMain(m *testing.M) {
 // replica is a function that behaves as its environment says.
 func replica() int {
 	if say := os.Getenv("say"); say != "" {
-		fmt.Println(say)
+		fmt.Fprintln(os.Stdout, say)
 	}
 	switch os.Getenv("behave") {
 	case "exit":
@@ -67,7 +68,7 @@ func replica() int {
 		return serveNothing(true)
 	case "one long line":
 		_, _ = os.Stdout.Write(bytes.Repeat([]byte("x"), 50<<20))
-		fmt.Println()
+		fmt.Fprintln(os.Stdout)
 	}
 	return watchdog.Main(http.HandlerFunc(handle))
 }
@@ -431,7 +432,7 @@ func TestAReplicaAnswersOnItsSocket(t *testing.T) {
 }
 
 // platform is a runtime in a process of its own.
-func platform(dir, socketDir string) int {
+func platform(ctx context.Context, dir, socketDir string) int {
 	self, _ := os.Executable()
 	r, err := local.New(local.Options{Dir: dir, SocketDir: socketDir, Images: &images{}, Watchdog: []string{self, "fwatchdog"}, Helper: []string{self, "replica"}})
 	if err != nil {
@@ -440,8 +441,8 @@ func platform(dir, socketDir string) int {
 	}
 	go func() {
 		out := json.NewEncoder(os.Stdout)
-		_ = r.Watch(context.Background(), func(e function.Event) { _ = out.Encode(e) })
+		_ = r.Watch(ctx, func(e function.Event) { _ = out.Encode(e) })
 	}()
-	_ = r.Run(context.Background())
+	_ = r.Run(ctx)
 	return 0
 }
