@@ -108,7 +108,13 @@ func echo(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "hello from the other side\n")
 		return
 	}
-	_, _ = io.Copy(w, r.Body)
+	// All of it first: a proxy without full duplex cannot carry both at once.
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	_, _ = w.Write(body)
 }
 
 // bare is the peer: what one writes who needs a reverse proxy and no more.
