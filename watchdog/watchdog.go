@@ -189,7 +189,7 @@ func (wd *Watchdog) Run(ctx context.Context) error {
 		return context.Cause(life)
 	case <-wd.failed:
 		wd.log.Error("function ended", "err", wd.failure)
-		wd.linger(ctx)
+		wd.linger(ctx, server)
 		return wd.failure
 	}
 }
@@ -242,15 +242,24 @@ func (wd *Watchdog) drain(life context.Context, server *http.Server) {
 // linger goes on serving for a moment after the function has ended: so that
 // whoever waits for it can read at /_/ready why it never became ready, or so
 // that running calls get an answer.
-func (wd *Watchdog) linger(ctx context.Context) {
+func (wd *Watchdog) linger(ctx context.Context, server *http.Server) {
 	moment, cancel := context.WithTimeout(ctx, failureLinger)
 	defer cancel()
 	select {
 	case <-wd.ready:
 		wd.calls.awaitIdle(moment)
+		wd.settle(moment, server)
 	default:
 		<-moment.Done()
 	}
+}
+
+// settle closes the server once no call is running: what they have written may
+// still be on its way out.
+func (wd *Watchdog) settle(ctx context.Context, server *http.Server) {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	_ = server.Shutdown(ctx) // an error means that time is up, and then they are closed
 }
 
 // wait returns after d or when ctx ends.
