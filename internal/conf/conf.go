@@ -38,9 +38,7 @@ func (f Field) Flag(prefix string) string {
 // Fields lists the settings of T in the order of the struct.
 func Fields[T any]() []Field {
 	var all []Field
-	t := reflect.TypeFor[T]()
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range reflect.TypeFor[T]().Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("env"), ",")
 		if name == "" {
 			continue

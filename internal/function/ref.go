@@ -89,10 +89,8 @@ func ValidSecretName(s string) error {
 		if label == "" {
 			return fault.Invalid.Errorf("secret name %q has an empty part", s)
 		}
-		for _, c := range label {
-			if !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
-				return fault.Invalid.Errorf("secret name %q must be lower-case letters, digits, dashes, underscores and dots", s)
-			}
+		if strings.Trim(label, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+			return fault.Invalid.Errorf("secret name %q must be lower-case letters, digits, dashes, underscores and dots", s)
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package function
 
 import (
 	"encoding"
+	"errors"
 	"fmt"
 	"math"
 	"reflect"
@@ -141,12 +142,12 @@ func fields() func(yield func(field) bool) {
 }
 
 func set(v reflect.Value, raw string) error {
-	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	if u, ok := reflect.TypeAssert[encoding.TextUnmarshaler](v.Addr()); ok {
 		return u.UnmarshalText([]byte(raw))
 	}
 	n, err := strconv.Atoi(raw)
 	if err != nil || n < 0 {
-		return fmt.Errorf("want a whole number, 0 or more")
+		return errors.New("want a whole number, 0 or more")
 	}
 	v.SetInt(int64(n))
 	return nil
@@ -171,14 +172,14 @@ func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil
 func (d *Duration) UnmarshalText(text []byte) error {
 	if n, err := strconv.ParseInt(string(text), 10, 64); err == nil {
 		if n < 0 || n > math.MaxInt64/int64(time.Second) {
-			return fmt.Errorf("want a time span such as 30s, 2m or 45 (seconds)")
+			return errors.New("want a time span such as 30s, 2m or 45 (seconds)")
 		}
 		*d = Duration(time.Duration(n) * time.Second)
 		return nil
 	}
 	parsed, err := time.ParseDuration(string(text))
 	if err != nil || parsed < 0 {
-		return fmt.Errorf("want a time span such as 30s, 2m or 45 (seconds)")
+		return errors.New("want a time span such as 30s, 2m or 45 (seconds)")
 	}
 	*d = Duration(parsed)
 	return nil
@@ -208,7 +209,7 @@ func (b *Bytes) UnmarshalText(text []byte) error {
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n < 0 || n > math.MaxInt64/unit {
-		return fmt.Errorf(want)
+		return errors.New(want)
 	}
 	*b = Bytes(n * unit)
 	return nil
@@ -233,14 +234,14 @@ func (m *MilliCPU) UnmarshalText(text []byte) error {
 	if rest, ok := strings.CutSuffix(string(text), "m"); ok {
 		n, err := strconv.ParseInt(rest, 10, 64)
 		if err != nil || n < 0 {
-			return fmt.Errorf(want)
+			return errors.New(want)
 		}
 		*m = MilliCPU(n)
 		return nil
 	}
 	f, err := strconv.ParseFloat(string(text), 64)
 	if err != nil || !(f >= 0 && f <= 1e6) {
-		return fmt.Errorf(want)
+		return errors.New(want)
 	}
 	*m = MilliCPU(math.Round(f * 1000))
 	return nil

@@ -1,6 +1,7 @@
 package function
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/graphene-faas/graphene/internal/fault"
@@ -27,10 +28,8 @@ func (t Target) String() string {
 // ParseTarget reads what String writes. Errors are fault.Invalid.
 func ParseTarget(s string) (Target, error) {
 	part := strings.Split(s, "/")
-	for _, p := range part {
-		if p == "" {
-			return Target{}, fault.Invalid.Errorf("target %q has an empty part", s)
-		}
+	if slices.Contains(part, "") {
+		return Target{}, fault.Invalid.Errorf("target %q has an empty part", s)
 	}
 	switch len(part) {
 	case 2:
