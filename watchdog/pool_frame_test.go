@@ -1,0 +1,96 @@
+package watchdog
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestFramesAreReadAsTheyWereWritten(t *testing.T) {
+	want := []frame{{frameData, 7, bytes.Repeat([]byte("x"), 100_000)}, {frameEnd, 7, nil}, {frameReady, 1<<32 - 1, []byte("{}")}}
+	var stream []byte
+	for _, f := range want {
+		stream = appendFrame(stream, f.kind, f.id, f.payload)
+	}
+	r := bufio.NewReader(bytes.NewReader(stream))
+	for _, f := range want {
+		got, err := readFrame(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(f, got, cmp.AllowUnexported(frame{})); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+	}
+}
+
+func TestARequestSaysWhatTheProtocolPromises(t *testing.T) {
+	r := httptest.NewRequest("POST", "http://host:1/a%20b?q=%41", nil)
+	r.Header.Set("X-Call-Id", "c")
+	f, err := readFrame(bufio.NewReader(bytes.NewReader(appendRequest(nil, 3, r, 1500*time.Millisecond, []byte("body"), true))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.kind != frameRequest || f.id != 3 || f.payload[0] != messageLast {
+		t.Errorf("frame %v %d, flags %d", f.kind, f.id, f.payload[0])
+	}
+	meta, found := bytes.CutSuffix(f.payload[messageHead:], []byte("body"))
+	if !found {
+		t.Error("the body is not at the end")
+	}
+	want := `{"method":"POST","path":"/a b","query":"q=%41","call_id":"c","timeout":1.500,"headers":[["Host","host:1"],["X-Call-Id","c"]]}`
+	if diff := cmp.Diff(want, string(meta)); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func FuzzReadFrame(f *testing.F) {
+	f.Add(appendFrame(nil, frameResponse, 1, []byte("\x01\x00\x00\x00\x02{}")))
+	f.Add([]byte("\xff\xff\xff\xff\x01\x00\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		r := bufio.NewReader(bytes.NewReader(in))
+		for {
+			f, err := readFrame(r)
+			if err != nil {
+				return
+			}
+			if f.kind == frameResponse {
+				if res, err := parseResponse(f.payload); err == nil && (res.Status < 200 || res.Status > 999) {
+					t.Fatalf("status %d was let through", res.Status)
+				}
+			}
+		}
+	})
+}
+
+func FuzzAppendJSON(f *testing.F) {
+	f.Add("plain", false)
+	f.Add("caf\xe9 \"\\\x00\n", true)
+	f.Add("\u2028é\xff", false)
+	f.Fuzz(func(t *testing.T, in string, latin1 bool) {
+		var got string
+		if err := json.Unmarshal(appendJSON(nil, in, latin1), &got); err != nil {
+			t.Fatal(err)
+		}
+		want := strings.ToValidUTF8(in, "")
+		if latin1 {
+			runes := make([]rune, 0, len(in))
+			for _, b := range []byte(in) {
+				runes = append(runes, rune(b))
+			}
+			want = string(runes)
+		} else {
+			got = strings.ReplaceAll(got, "\uFFFD", "")
+			want = strings.ReplaceAll(want, "\uFFFD", "")
+		}
+		if got != want {
+			t.Fatalf("got %q, want %q", got, want)
+		}
+	})
+}
