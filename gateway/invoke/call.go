@@ -106,12 +106,12 @@ func (c *call) serve(w http.ResponseWriter, r *http.Request, to *route, where ta
 func (c *call) acquire(ctx context.Context) error {
 	before := c.grant
 	g, err := c.route.acquire(ctx, c.mayWait)
-	if err != nil {
-		return err
-	}
 	g.waited += before.waited
 	g.woke = g.woke || before.woke
 	c.grant, c.deadline = g, time.Time{}
+	if err != nil {
+		return err
+	}
 	if limit := c.route.view.Load().Settings.ExecTimeout.Std(); limit > 0 {
 		c.deadline = time.Now().Add(limit + timeoutGrace)
 	}
@@ -343,8 +343,8 @@ func (c *call) fail(w http.ResponseWriter, r *http.Request, err error) {
 // status it is answered with.
 func (c *call) explain(r *http.Request, err error) (int, error) {
 	failed, unanswered := errors.AsType[*sendError](err)
-	late := errors.Is(err, os.ErrDeadlineExceeded)
 	broken, unread := errors.AsType[*bodyError](err)
+	late := (unanswered || unread) && errors.Is(err, os.ErrDeadlineExceeded)
 	tooLarge, _ := errors.AsType[*http.MaxBytesError](err)
 	switch {
 	case tooLarge != nil:

@@ -226,9 +226,9 @@ func (v *view) pick() *replica {
 }
 
 // A grant is the right to send one request to a replica, and what it took to
-// get it.
+// get it, or not to.
 type grant struct {
-	replica *replica
+	replica *replica // nil if there was none to be had
 	waited  time.Duration
 	woke    bool // waited for the function's first replica, not for a free slot
 }
@@ -282,16 +282,18 @@ func (r *route) wait(ctx context.Context, mayWait bool) (grant, error) {
 			err = busy("function %s had no free slot within %s", r.ref, limit)
 		}
 	}
+	g := grant{waited: time.Since(start), woke: woke}
 	if err != nil && r.withdraw(w) {
-		return grant{}, err
+		return g, err
 	}
 	// If the slot came at the last moment, it is taken: the request goes out
 	// and fails there if its caller is gone.
 	if w.err != nil {
-		return grant{}, w.err
+		return g, w.err
 	}
 	r.inflight.Add(1)
-	return grant{replica: w.replica, waited: time.Since(start), woke: woke}, nil
+	g.replica = w.replica
+	return g, nil
 }
 
 func (r *route) enqueue(mayWait bool) (*waiter, *view, error) {
