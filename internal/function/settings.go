@@ -189,10 +189,17 @@ func (d *Duration) UnmarshalText(text []byte) error {
 // 500M, 64Mi, 2Gi or plain bytes.
 type Bytes int64
 
-// String returns the number of bytes.
-func (b Bytes) String() string { return strconv.FormatInt(int64(b), 10) }
+// String returns the shortest quantity that is read back as b.
+func (b Bytes) String() string {
+	for _, u := range slices.Backward(memoryUnits[:4]) {
+		if b != 0 && int64(b)%u.factor == 0 {
+			return strconv.FormatInt(int64(b)/u.factor, 10) + u.suffix
+		}
+	}
+	return strconv.FormatInt(int64(b), 10)
+}
 
-// MarshalText writes the number of bytes.
+// MarshalText writes what String returns.
 func (b Bytes) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
 
 // UnmarshalText reads a Kubernetes quantity of memory. Negative and fractional
