@@ -41,6 +41,10 @@ type ProxyOptions struct {
 
 // A Proxy serves /function/NAME[.NAMESPACE]/…. It must be given paths as they
 // were sent, neither cleaned nor decoded. It is safe for concurrent use.
+//
+// A request that waits leaves when its caller goes away. Over HTTP/1 that is
+// seen only once the body, if there is one, has been read; until then such a
+// request keeps its place.
 type Proxy struct {
 	table    *Table
 	servedBy string

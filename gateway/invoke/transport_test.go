@@ -13,7 +13,9 @@ import (
 	"net/http/httputil"
 	"net/textproto"
 	"strings"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -441,6 +443,35 @@ func TestAnIdleConnectionThatTheReplicaClosedIsNotUsed(t *testing.T) {
 	if res, _ := do(t, "POST", url+"/function/echo", strings.NewReader("x")); res.StatusCode != 200 {
 		t.Errorf("after the replica closed its connections: %d", res.StatusCode)
 	}
+}
+
+func TestAFullBacklogIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tries := 0
+		tr := &transport{dial: func(context.Context) (net.Conn, error) {
+			if tries++; tries < 5 {
+				return nil, &net.OpError{Op: "dial", Err: syscall.EAGAIN}
+			}
+			ours, theirs := net.Pipe()
+			theirs.Close()
+			return ours, nil
+		}}
+		c, err := tr.connect(t.Context())
+		if err != nil || tries != 5 {
+			t.Fatalf("connect after %d tries: %v", tries, err)
+		}
+		c.Close()
+
+		tr.dial = func(context.Context) (net.Conn, error) { return nil, syscall.EAGAIN }
+		if _, err := tr.connect(t.Context()); !errors.Is(err, syscall.EAGAIN) || refused(err) {
+			t.Errorf("a backlog that stays full: %v, refused: %t", err, refused(err))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		defer cancel()
+		if _, err := tr.connect(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("when time is up: %v", err)
+		}
+	})
 }
 
 func TestUnusedConnectionsAreClosedAfterAWhile(t *testing.T) {
