@@ -4,9 +4,10 @@
 // it true by the provider's stream, so that no request asks the provider
 // anything. The [Proxy] is the http.Handler: it takes a slot of a replica,
 // waits for one when all are taken, wakes the function when it has no replica,
-// and then streams bytes both ways without holding a body whole. What may be
-// tried again on another replica is; what a function may have begun to handle
-// is not.
+// and then streams bytes both ways, holding no body but small ones whole. A
+// request that was never sent is tried again on another replica; one that a
+// function may have begun to handle is so only once, and only if its method is
+// idempotent.
 //
 // Errors made here carry the header X-OpenFaaS-Internal, and every answer says
 // by Server-Timing how long its request waited, and for what.
