@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"net/http/pprof"
 	"net/url"
 	"os"
 	"os/signal"
@@ -20,10 +19,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/gorilla/mux"
+	"github.com/openfaas/faas-provider/types"
 
-	"github.com/graphene-faas/graphene/gateway/invoke"
-	"github.com/graphene-faas/graphene/gateway/metrics"
+	"github.com/graphene-faas/graphene/gateway"
 	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/web"
 )
@@ -61,7 +59,10 @@ func serve(args []string) error {
 		proxy.BufferPool = new(buffers)
 		handler = proxy
 	case "gateway":
-		handler, background = gateway(socket)
+		var err error
+		if handler, background, err = front(socket); err != nil {
+			return err
+		}
 	default:
 		return fmt.Errorf("unknown role %q", role)
 	}
@@ -147,31 +148,39 @@ func (b *buffers) Get() []byte {
 
 func (b *buffers) Put(buf []byte) { b.pool.Put(&buf) }
 
-// gateway is the whole request path: routing, a token check from a cache, the
-// call id, metrics, timing, the choice of a replica, and the exec timeout.
-func gateway(socket string) (http.Handler, func(context.Context) error) {
-	m := metrics.New(nil)
-	table := invoke.NewTable(invoke.TableOptions{
-		Counters: func(ref function.Ref) invoke.Counters { return m.Function(ref) },
+// front is the whole request path as it is served: a [gateway.Gateway] that
+// learns of the upstream from a provider, behind a check of a token from a
+// cache, which is what a verified bearer token will cost.
+func front(socket string) (http.Handler, func(context.Context) error, error) {
+	unused, err := net.Listen("tcp", "127.0.0.1:0") // the role's own server is the one under load
+	if err != nil {
+		return nil, nil, err
+	}
+	g := gateway.New(gateway.Options{
+		Listener: unused,
+		Provider: web.InProcess(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			out := json.NewEncoder(w)
+			for _, event := range []function.Event{
+				{Epoch: "bench", Revision: 1, Endpoints: &function.Endpoints{
+					Ref:      function.Ref{Name: "echo", Namespace: function.DefaultNamespace},
+					Desired:  1,
+					Min:      1,
+					Replicas: []function.Replica{{ID: "echo-1", Address: "unix:" + socket, Ready: true}},
+					Settings: function.Settings{ExecTimeout: function.Duration(time.Minute), MaxInflight: 100},
+				}},
+				{Epoch: "bench", Revision: 2, Synced: true, Reset: true},
+			} {
+				if out.Encode(event) != nil {
+					return
+				}
+			}
+			<-r.Context().Done()
+		})),
+		Version: types.VersionInfo{Release: "bench"},
 	})
-	table.Set(function.Endpoints{
-		Ref:      function.Ref{Name: "echo", Namespace: function.DefaultNamespace},
-		Desired:  1,
-		Min:      1,
-		Replicas: []function.Replica{{ID: "echo-1", Address: "unix:" + socket, Ready: true}},
-		Settings: function.Settings{ExecTimeout: function.Duration(time.Minute), MaxInflight: 100},
-	})
-	table.Synced()
-
 	var known tokens
-	known.add("a-token-of-the-length-that-tokens-have")
-	r := mux.NewRouter().SkipClean(true).UseEncodedPath()
-	r.PathPrefix("/debug/pprof/").HandlerFunc(pprof.Index)
-	r.Path("/debug/pprof/profile").HandlerFunc(pprof.Profile)
-	r.Path("/healthz").HandlerFunc(echo)
-	r.PathPrefix("/system/").HandlerFunc(http.NotFound)
-	r.PathPrefix("/function/").Handler(known.check(invoke.NewProxy(table, invoke.ProxyOptions{Version: "bench"})))
-	return r, table.Run
+	known.add(token)
+	return known.check(g.Handler()), g.Run, nil
 }
 
 // tokens stands in for the cache of verified bearer tokens.
