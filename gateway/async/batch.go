@@ -1,20 +1,558 @@
 package async
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
 	"net/http"
+	"strconv"
+	"strings"
 	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/web"
 )
 
-// indexes remembers where the results of batches are. SLICE
-type indexes struct{ mu sync.Mutex }
+// A Batch is many calls of one function, submitted together: one for each
+// document of a file.
+type Batch struct {
+	ID        string    `json:"id"`
+	Function  string    `json:"function"` // NAME.NAMESPACE
+	Submitted time.Time `json:"submitted"`
+	Accepted  int       `json:"accepted"` // documents that are in the queue, or were
+	Complete  bool      `json:"complete"` // all of them have arrived
+	Waiting   int       `json:"waiting"`  // calls that have not ended
+	Done      int       `json:"done"`
+	Failed    int       `json:"failed"`
+	Cancelled int       `json:"cancelled"`
 
-func newIndexes() *indexes { return &indexes{} }
+	seq uint64 // of the record
+}
 
-func (q *Queue) putResult(ctx context.Context, c *Call, index int, body []byte) error { return nil }
-func (q *Queue) forgetFailure(ctx context.Context, j *job) error                      { return nil }
-func (a *API) submitBatch(w http.ResponseWriter, r *http.Request, name, rest string) error {
+// Ended reports whether nothing more will happen to the batch by itself.
+func (b *Batch) Ended() bool { return b.Complete && b.Waiting == 0 }
+
+const (
+	batchWindow = 256 // documents that are on their way to the broker at once
+	batchSave   = time.Second
+	// resultRetry is the outcome of a call that failed and was put back.
+	resultRetry State = "retry"
+)
+
+// batch returns the record of a batch.
+func (q *Queue) batch(ctx context.Context, id string) (*Batch, error) {
+	if !isID(id) {
+		return nil, fault.NotFound.Errorf("batch %s is not known", id)
+	}
+	m, err := q.batches.GetLastMsgForSubject(ctx, batchesSubject+id)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, fault.NotFound.Errorf("batch %s is not known, or not any more", id)
+	}
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("read batch %s: %w", id, err))
+	}
+	b := &Batch{}
+	if err := json.Unmarshal(m.Data, b); err != nil {
+		return nil, fmt.Errorf("read batch %s: %w", id, err)
+	}
+	b.seq = m.Sequence
+	return b, nil
+}
+
+// saveBatch stores b if nobody else has since it was read, else errConflict.
+func (q *Queue) saveBatch(ctx context.Context, b *Batch) error {
+	text, err := json.Marshal(b)
+	if err != nil {
+		return fmt.Errorf("write batch %s: %w", b.ID, err)
+	}
+	ack, err := q.js.Publish(ctx, batchesSubject+b.ID, text, jetstream.WithExpectLastSequencePerSubject(b.seq))
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok &&
+		(api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
+		return errConflict
+	}
+	if err != nil {
+		return refused(fmt.Errorf("store batch %s: %w", b.ID, err))
+	}
+	b.seq = ack.Sequence
 	return nil
 }
-func (a *API) getBatch(w http.ResponseWriter, r *http.Request, name string) error    { return nil }
-func (a *API) batchResult(w http.ResponseWriter, r *http.Request, name string) error { return nil }
+
+// openBatch returns the batch that s belongs to, and makes it if it is new.
+// The key of s names it; without one every batch is new.
+func (q *Queue) openBatch(ctx context.Context, s Submission) (*Batch, error) {
+	now := time.Now().UTC()
+	b := &Batch{ID: newSeed(now).id(rand.Uint64()), Function: s.Function.String(), Submitted: now}
+	if s.Key != "" {
+		b.ID = named("batch", s.Function.Namespace, s.Function.Name, s.Caller, s.Key)
+	}
+	err := q.saveBatch(ctx, b)
+	if errors.Is(err, errConflict) {
+		return q.batch(ctx, b.ID)
+	}
+	return b, err
+}
+
+// fill puts the documents of next, which ends with io.EOF, into the queue as
+// calls of b. The first of them is number from; those that b has already are
+// passed over. What has been accepted when it fails stays accepted.
+func (q *Queue) fill(ctx context.Context, b *Batch, s Submission, from int, next func() ([]byte, error)) error {
+	if from > b.Accepted {
+		return fault.Invalid.Errorf("the batch has %d documents, so what follows cannot begin with number %d", b.Accepted, from)
+	}
+	if b.Complete {
+		return nil
+	}
+	queue := DefaultQueue
+	if name := s.Annotations[function.AnnotationQueue]; name != "" {
+		if err := validQueue(name); err != nil {
+			return err
+		}
+		queue = name
+	}
+	saved := time.Now()
+	for index, end := from, false; !end; {
+		var window []*job
+		var failed error
+		for len(window) < batchWindow && failed == nil && !end {
+			document, err := next()
+			switch {
+			case errors.Is(err, io.EOF):
+				end = true
+			case err != nil:
+				failed = err
+			case index < b.Accepted:
+				index++
+			default:
+				j, err := q.item(ctx, b, s, queue, index, document)
+				if err != nil {
+					failed = err
+					break
+				}
+				window = append(window, j)
+				index++
+			}
+		}
+		if err := q.publishAll(ctx, window); err != nil {
+			return errors.Join(err, q.keep(ctx, b))
+		}
+		b.Accepted += len(window)
+		b.Complete = end
+		if failed != nil {
+			return errors.Join(failed, q.keep(ctx, b))
+		}
+		if end || time.Since(saved) > batchSave {
+			saved = time.Now()
+			if err := q.keep(ctx, b); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// keep saves b, also when the request that filled it has broken off.
+func (q *Queue) keep(ctx context.Context, b *Batch) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+	defer cancel()
+	err := q.saveBatch(ctx, b)
+	if errors.Is(err, errConflict) {
+		return fault.Exists.Errorf("batch %s is being sent twice at once", b.ID)
+	}
+	return err
+}
+
+// item makes a call of a document.
+func (q *Queue) item(ctx context.Context, b *Batch, s Submission, queue string, index int, document []byte) (*job, error) {
+	j := &job{
+		ID: itemID(b.ID, index), Queue: queue, Ref: s.Function, Request: s.Request,
+		Submitted: time.Now().UTC(), Batch: b.ID, Index: index,
+	}
+	j.Request.Header = s.Request.Header.Clone()
+	j.Request.Header.Set(web.HeaderCallID, j.ID)
+	if queue != DefaultQueue {
+		j.Request.QueueName = queue
+	}
+	j.Request.Annotations = retryAnnotations(s.Annotations)
+	return j, q.takeBody(ctx, j, Submission{Body: bytes.NewReader(document), Length: int64(len(document))})
+}
+
+// publishAll stores the calls of a window, together. It waits while the
+// backlog is full: whoever sends a batch sends slower, then.
+func (q *Queue) publishAll(ctx context.Context, window []*job) error {
+	for len(window) > 0 {
+		if err := q.o.Room(); err != nil {
+			return err
+		}
+		futures := make([]jetstream.PubAckFuture, 0, len(window))
+		for _, j := range window {
+			m, err := j.encode(callsSubject + subject(j.Queue, j.Ref))
+			if err != nil {
+				return err
+			}
+			f, err := q.js.PublishMsgAsync(m, jetstream.WithMsgID(j.ID))
+			if err != nil {
+				return refused(err)
+			}
+			futures = append(futures, f)
+		}
+		deadline := time.NewTimer(2 * timeout)
+		var full []*job
+		var failed error
+		for i, f := range futures {
+			select {
+			case <-f.Ok():
+				q.o.Meter.Submitted(window[i].Queue)
+			case err := <-f.Err():
+				if err = refused(err); errors.Is(err, fault.Busy) {
+					full = append(full, window[i])
+				} else {
+					failed = err
+				}
+			case <-deadline.C:
+				failed = unavailable(errors.New("no answer in time"))
+				deadline.Reset(0)
+			}
+		}
+		deadline.Stop()
+		if failed != nil {
+			return failed
+		}
+		q.hint(subject(window[0].Queue, window[0].Ref))
+		if window = full; len(window) > 0 {
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+				return fault.Unavailable.Errorf("the backlog is full, and the caller has gone: %w", ctx.Err())
+			}
+		}
+	}
+	return nil
+}
+
+// putResult stores what an item of a batch came to.
+func (q *Queue) putResult(ctx context.Context, c *Call, index int, body []byte) error {
+	short := *c
+	short.Header, short.Tries = nil, nil
+	if c.State != Done && len(c.Tries) > 0 {
+		short.Tries = c.Tries[len(c.Tries)-1:]
+	}
+	text, err := json.Marshal(short)
+	if err != nil {
+		return fmt.Errorf("write result of call %s: %w", c.ID, err)
+	}
+	m := &nats.Msg{Subject: resultsSubject + c.Batch + "." + string(c.State), Header: nats.Header{
+		headerIndex: {strconv.Itoa(index)}, headerRecord: {string(text)},
+	}, Data: body}
+	if _, err := q.js.PublishMsg(ctx, m); err != nil {
+		return refused(fmt.Errorf("store result of call %s: %w", c.ID, err))
+	}
+	return nil
+}
+
+// forgetFailure says that an item of a batch that failed is tried again.
+func (q *Queue) forgetFailure(ctx context.Context, j *job) error {
+	return q.putResult(ctx, &Call{ID: j.ID, Batch: j.Batch, State: resultRetry}, j.Index, nil)
+}
+
+// An index knows where in the results stream the results of one batch are. It
+// is made by reading their headers, and kept up by reading those that are new.
+type index struct {
+	mu        sync.Mutex
+	next      uint64   // first place that has not been read
+	place     []uint64 // of the item's latest result; 0 is none
+	state     []byte   // of the item: the first letter of its state
+	counts    [256]int // items, by that letter
+	lastAsked time.Time
+}
+
+// indexes are those of the batches that somebody asked for lately.
+type indexes struct {
+	mu  sync.Mutex
+	all map[string]*index
+}
+
+// maxIndexes bounds the indexes that are kept; each takes nine bytes an item.
+const maxIndexes = 16
+
+func newIndexes() *indexes { return &indexes{all: map[string]*index{}} }
+
+func (x *indexes) of(batch string) *index {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	i, ok := x.all[batch]
+	if !ok {
+		if len(x.all) >= maxIndexes {
+			oldest := ""
+			for id, other := range x.all {
+				if oldest == "" || other.lastAsked.Before(x.all[oldest].lastAsked) {
+					oldest = id
+				}
+			}
+			delete(x.all, oldest)
+		}
+		i = &index{next: 1}
+		x.all[batch] = i
+	}
+	i.lastAsked = time.Now()
+	return i
+}
+
+// update reads what is new. The caller holds i.mu.
+func (i *index) update(ctx context.Context, q *Queue, b *Batch) error {
+	info, err := q.results.Info(ctx)
+	if err != nil {
+		return unavailable(err)
+	}
+	last := info.State.LastSeq
+	if i.next > last {
+		return nil
+	}
+	consumer, err := q.js.OrderedConsumer(ctx, resultsStream, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{resultsSubject + b.ID + ".>"}, HeadersOnly: true,
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(i.next, info.State.FirstSeq),
+	})
+	if err != nil {
+		return unavailable(err)
+	}
+	for {
+		batch, err := consumer.FetchNoWait(2000)
+		if err != nil {
+			return unavailable(err)
+		}
+		n := 0
+		for m := range batch.Messages() {
+			n++
+			if meta, err := m.Metadata(); err == nil {
+				i.add(m.Headers().Get(headerIndex), m.Subject(), meta.Sequence.Stream, b.Accepted+batchWindow)
+			}
+		}
+		if err := batch.Error(); err != nil {
+			return unavailable(err)
+		}
+		if n == 0 {
+			i.next = max(i.next, last+1)
+			return ctx.Err()
+		}
+	}
+}
+
+// add enters one result. Items beyond most are none of the batch's.
+func (i *index) add(number, subject string, seq uint64, most int) {
+	n, err := strconv.Atoi(number)
+	if err != nil || n < 0 || n > most {
+		return
+	}
+	for len(i.place) <= n {
+		i.place, i.state = append(i.place, 0), append(i.state, 0)
+	}
+	i.next = max(i.next, seq+1)
+	i.counts[i.state[n]]--
+	i.place[n], i.state[n] = seq, subject[strings.LastIndexByte(subject, '.')+1]
+	if i.state[n] == resultRetry[0] {
+		i.place[n] = 0
+	}
+	i.counts[i.state[n]]++
+}
+
+// Batch returns a batch with its counts.
+func (q *Queue) Batch(ctx context.Context, id string) (*Batch, error) {
+	b, err := q.batch(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	i := q.indexes.of(id)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := i.update(ctx, q, b); err != nil {
+		return nil, err
+	}
+	b.Done, b.Failed, b.Cancelled = i.counts[Done[0]], i.counts[Failed[0]], i.counts[Cancelled[0]]
+	b.Waiting = max(0, b.Accepted-b.Done-b.Failed-b.Cancelled)
+	return b, nil
+}
+
+// places returns where the results of b are from item from on, as far as all
+// of them have ended.
+func (q *Queue) places(ctx context.Context, b *Batch, from int) ([]uint64, error) {
+	i := q.indexes.of(b.ID)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := i.update(ctx, q, b); err != nil {
+		return nil, err
+	}
+	end := from
+	for end < len(i.place) && i.place[end] != 0 {
+		end++
+	}
+	if from >= end {
+		return nil, nil
+	}
+	return append([]uint64(nil), i.place[from:end]...), nil
+}
+
+// A BatchResult is one line of a batch's result.
+type BatchResult struct {
+	Index  int             `json:"index"`
+	State  State           `json:"state"`
+	Status int             `json:"status,omitempty"` // of the function's answer
+	Body   json.RawMessage `json:"body,omitempty"`   // the answer: as it is if it is JSON, else as a string
+	Base64 []byte          `json:"base64,omitempty"` // the answer, if it is neither JSON nor text
+	Error  string          `json:"error,omitempty"`
+}
+
+// readResult returns the line for the result at seq.
+func (q *Queue) readResult(ctx context.Context, seq uint64) (BatchResult, error) {
+	m, err := q.results.GetMsg(ctx, seq)
+	if err != nil {
+		return BatchResult{}, unavailable(fmt.Errorf("read a result: %w", err))
+	}
+	c, err := readRecord(m.Header, seq)
+	if err != nil {
+		return BatchResult{}, err
+	}
+	line := BatchResult{State: c.State, Status: c.Status}
+	if line.Index, err = strconv.Atoi(m.Header.Get(headerIndex)); err != nil {
+		return BatchResult{}, fmt.Errorf("read a result: %w", err)
+	}
+	if len(c.Tries) > 0 {
+		line.Error = c.Tries[len(c.Tries)-1].Reason
+	}
+	body := m.Data
+	if c.Object != "" {
+		if body, err = q.responses.GetBytes(ctx, c.Object); err != nil {
+			line.Error = "the result is not kept any more"
+		}
+	}
+	var compact bytes.Buffer
+	switch {
+	case len(body) == 0:
+	case json.Compact(&compact, body) == nil:
+		line.Body = compact.Bytes()
+	case utf8.Valid(body):
+		line.Body, err = json.Marshal(string(body))
+	default:
+		line.Base64 = body
+	}
+	return line, err
+}
+
+func (a *API) submitBatch(w http.ResponseWriter, r *http.Request, name, rest string) error {
+	s, err := a.submission(r, name, rest)
+	if err != nil {
+		return err
+	}
+	from, err := readNumber(r, "from")
+	if err != nil {
+		return err
+	}
+	next, err := documents(r.Header.Get("Content-Type"), r.Body)
+	if err != nil {
+		return err
+	}
+	h := s.Request.Header
+	for _, name := range []string{"Content-Length", "Content-Encoding", web.HeaderCallID, headerKey} {
+		h.Del(name)
+	}
+	h.Set("Content-Type", "application/json")
+	query := r.URL.Query()
+	query.Del("from")
+	s.Request.QueryString = query.Encode()
+	web.Unbound(w) // a batch takes as long as it takes to send
+
+	b, err := a.q.openBatch(r.Context(), s)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Location", BatchesPath+b.ID)
+	w.Header().Set("X-Batch-Id", b.ID)
+	w.Header().Set("Access-Control-Expose-Headers", "X-Batch-Id, Location")
+	if err := a.q.fill(r.Context(), b, s, from, next); err != nil {
+		return err
+	}
+	b, err = a.q.Batch(r.Context(), b.ID)
+	if err != nil {
+		return err
+	}
+	web.WriteJSON(w, http.StatusAccepted, b)
+	return nil
+}
+
+func readNumber(r *http.Request, name string) (int, error) {
+	text := r.URL.Query().Get(name)
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		return 0, fault.Invalid.Errorf("%s is %q, want a whole number, 0 or more", name, text)
+	}
+	return n, nil
+}
+
+// findBatch returns a batch that the caller may know of.
+func (a *API) findBatch(r *http.Request, id string) (*Batch, error) {
+	b, err := a.q.Batch(r.Context(), id)
+	if err != nil {
+		return nil, err
+	}
+	ref, err := function.ParseRef(b.Function, function.DefaultNamespace)
+	if err != nil {
+		return nil, err
+	}
+	return b, a.o.MayInvoke(r.Context(), ref)
+}
+
+func (a *API) getBatch(w http.ResponseWriter, r *http.Request, id string) error {
+	b, err := a.findBatch(r, id)
+	if err != nil {
+		return err
+	}
+	web.WriteJSON(w, http.StatusOK, b)
+	return nil
+}
+
+// batchResult answers with one line for each document, in order, from the one
+// that the query's from names up to the first that has not ended. Whoever has
+// got n lines asks for the rest with from=n.
+func (a *API) batchResult(w http.ResponseWriter, r *http.Request, id string) error {
+	from, err := readNumber(r, "from")
+	if err != nil {
+		return err
+	}
+	b, err := a.findBatch(r, id)
+	if err != nil {
+		return err
+	}
+	places, err := a.q.places(r.Context(), b, from)
+	if err != nil {
+		return err
+	}
+	web.Unbound(w)
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.Header().Set("X-Batch-Ended", strconv.FormatBool(b.Ended()))
+	w.WriteHeader(http.StatusOK)
+	lines := json.NewEncoder(w)
+	lines.SetEscapeHTML(false)
+	for _, seq := range places {
+		line, err := a.q.readResult(r.Context(), seq)
+		if err == nil {
+			err = lines.Encode(line)
+		}
+		if err != nil {
+			// The status is out; a broken connection says that lines are missing.
+			a.o.Log.Debug("the result of a batch breaks off", "batch", id, "err", err)
+			panic(http.ErrAbortHandler)
+		}
+	}
+	return nil
+}

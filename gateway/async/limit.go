@@ -8,10 +8,14 @@ const (
 	lastPause  = time.Second
 )
 
+// regrow is how many rounds of success it takes to try one more call at once,
+// where that was too many before.
+const regrow = 10
+
 // A limit finds out how many calls of one function can run at once. It grows
-// while calls succeed and all of it is used, by one for each success at first
-// and by one for each round once the function was full, and shrinks when the
-// function is full.
+// while calls succeed and all of it is used, by one for each success at first,
+// and by one for every few rounds once the function was full, and shrinks when
+// the function is full.
 type limit struct {
 	value float64
 	most  int
@@ -31,7 +35,7 @@ func (l *limit) succeeded(running int) {
 		return // more room would not be used
 	}
 	if l.slow {
-		l.value += 1 / l.value
+		l.value += 1 / (regrow * l.value)
 	} else {
 		l.value++
 	}

@@ -185,7 +185,6 @@ func plan(v verdict, batch, recorded, callback bool) []step {
 	switch v {
 	case settle, callItOff:
 	case bury:
-		// The dead letter comes before the record that says there is one.
 		steps = append(steps, storeDead)
 	case tryAgain:
 		// The next try is stored before the record that counts this one: a
@@ -198,11 +197,13 @@ func plan(v verdict, batch, recorded, callback bool) []step {
 	if batch {
 		steps = append(steps, storeResult)
 	}
-	if recorded {
-		steps = append(steps, storeRecord)
-	}
 	if callback && v != callItOff {
 		steps = append(steps, storeCallback)
+	}
+	// A record of a call that has ended makes every reader of its message
+	// forget the message, so nothing may be left to do behind it.
+	if recorded {
+		steps = append(steps, storeRecord)
 	}
 	return append(steps, acknowledge)
 }

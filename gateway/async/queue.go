@@ -65,6 +65,9 @@ func (q *Queue) find(ctx context.Context, id string) (*Call, []byte, error) {
 		return nil, nil, err
 	}
 	j, err := q.waiting(ctx, id)
+	if isNotFound(err) {
+		return q.record(ctx, id) // it may have ended between the two looks
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -281,7 +284,31 @@ func (f Filter) picks(c *Call) bool {
 }
 
 // maxScan bounds how many waiting calls a listing reads.
-const maxScan = 20_000
+const maxScan = 2000
+
+// eachWaiting calls each for the first calls of the calls stream.
+func (q *Queue) eachWaiting(ctx context.Context, f Filter, each func(*job)) error {
+	filter := callsSubject + ">"
+	if f.Function != "" {
+		name, namespace, _ := strings.Cut(f.Function, ".")
+		filter = callsSubject + "*." + namespace + "." + name
+	}
+	seq := uint64(1)
+	for range maxScan {
+		m, err := q.calls.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(filter))
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+		if err != nil {
+			return unavailable(err)
+		}
+		if j, err := decode(strings.TrimPrefix(m.Subject, callsSubject), m.Header, m.Data, m.Sequence); err == nil {
+			each(j)
+		}
+		seq = m.Sequence + 1
+	}
+	return nil
+}
 
 // List returns the newest calls that f picks, newest first: those with a
 // record, and of those that wait the first ones.
@@ -299,7 +326,7 @@ func (q *Queue) List(ctx context.Context, f Filter) ([]*Call, error) {
 		}
 	}
 	seen := map[string]bool{}
-	err := q.scan(ctx, recordsStream, recordsSubject+">", 0, func(m jetstream.Msg) {
+	err := q.eachRecord(ctx, func(m jetstream.Msg) {
 		if c, err := readRecord(m.Headers(), 0); err == nil {
 			if !c.State.Ended() {
 				seen[c.ID] = true
@@ -311,13 +338,8 @@ func (q *Queue) List(ctx context.Context, f Filter) ([]*Call, error) {
 		return nil, err
 	}
 	if f.State == "" || f.State == Queued {
-		err = q.scan(ctx, callsStream, callsSubject+">", maxScan, func(m jetstream.Msg) {
-			meta, err := m.Metadata()
-			if err != nil {
-				return
-			}
-			j, err := decode(strings.TrimPrefix(m.Subject(), callsSubject), m.Headers(), []byte("{}"), meta.Sequence.Stream)
-			if err == nil && !seen[j.ID] {
+		err = q.eachWaiting(ctx, f, func(j *job) {
+			if !seen[j.ID] {
 				add(j.call(Queued))
 			}
 		})
@@ -330,21 +352,13 @@ func newest(calls []*Call, n int) []*Call {
 	return calls[:min(n, len(calls))]
 }
 
-// scan reads the headers of the messages that a stream holds now, at most
-// limit of them; 0 is all.
-func (q *Queue) scan(ctx context.Context, stream, filter string, limit int, each func(jetstream.Msg)) error {
-	s, err := q.js.Stream(ctx, stream)
+// eachRecord calls each for the headers of all records there are.
+func (q *Queue) eachRecord(ctx context.Context, each func(jetstream.Msg)) error {
+	consumer, err := q.js.OrderedConsumer(ctx, recordsStream, jetstream.OrderedConsumerConfig{HeadersOnly: true})
 	if err != nil {
 		return unavailable(err)
 	}
-	if s.CachedInfo().State.Msgs == 0 {
-		return nil
-	}
-	consumer, err := q.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{FilterSubjects: []string{filter}, HeadersOnly: true})
-	if err != nil {
-		return unavailable(err)
-	}
-	for read := 0; limit == 0 || read < limit; {
+	for {
 		batch, err := consumer.FetchNoWait(1000)
 		if err != nil {
 			return unavailable(err)
@@ -360,9 +374,7 @@ func (q *Queue) scan(ctx context.Context, stream, filter string, limit int, each
 		if n == 0 || ctx.Err() != nil {
 			return ctx.Err()
 		}
-		read += n
 	}
-	return nil
 }
 
 // Retry puts a dead letter back into the queue, as if it were new. Errors are

@@ -99,7 +99,7 @@ func (w *Worker) do(ctx context.Context, s step, d *delivery, c *Call, body []by
 			return err
 		}
 		m.Header.Set(headerDue, strconv.FormatInt(c.Next.UnixMilli(), 10))
-		if _, err := w.q.js.PublishMsg(ctx, m, jetstream.WithMsgID(tryName(d.job))); err != nil {
+		if _, err := w.q.js.PublishMsg(ctx, m, jetstream.WithMsgID(tryName(d))); err != nil {
 			return refused(fmt.Errorf("store the next try: %w", err))
 		}
 		return nil
@@ -112,8 +112,12 @@ func (w *Worker) do(ctx context.Context, s step, d *delivery, c *Call, body []by
 	return fmt.Errorf("there is no step %d", s)
 }
 
-// tryName names the next try of j, so that the broker stores it once.
-func tryName(j *job) string { return j.ID + "/" + strconv.Itoa(len(j.Tries)) }
+// tryName names the try that d is, so that the broker stores what follows from
+// it once, however often the message is delivered. A call that was retried by
+// hand counts its tries anew, but has another place in the stream.
+func tryName(d *delivery) string {
+	return d.ID + "/" + strconv.FormatUint(d.seq, 10) + "/" + strconv.Itoa(len(d.Tries))
+}
 
 // storeBody puts the body of an answer into the object store if it is large.
 func (w *Worker) storeBody(ctx context.Context, d *delivery, a *answer) (object string, size int64, err error) {
@@ -248,7 +252,7 @@ func (q *Queue) putCallback(ctx context.Context, d *delivery, c *Call, body []by
 	if err != nil {
 		return err
 	}
-	if _, err := q.js.PublishMsg(ctx, m, jetstream.WithMsgID("callback/"+tryName(d.job))); err != nil {
+	if _, err := q.js.PublishMsg(ctx, m, jetstream.WithMsgID("callback/"+tryName(d))); err != nil {
 		return refused(fmt.Errorf("store a callback: %w", err))
 	}
 	return nil
