@@ -122,7 +122,11 @@ func capacity(s function.Settings, v version, img *image) (workers, slots int) {
 }
 
 // cpuLimit returns the CPUs that a version may use, rounded up; 0 is no limit.
-func cpuLimit(v version) int {
+func cpuLimit(v version) int { return int(milliCPULimit(v)+999) / 1000 }
+
+// milliCPULimit returns the thousandths of a CPU that one replica may use; 0 is
+// no limit.
+func milliCPULimit(v version) int64 {
 	if v.Spec.Limits == nil || v.Spec.Limits.CPU == "" {
 		return 0
 	}
@@ -130,7 +134,7 @@ func cpuLimit(v version) int {
 	if m.UnmarshalText([]byte(v.Spec.Limits.CPU)) != nil {
 		return 0 // refused when it was deployed
 	}
-	return int(m+999) / 1000
+	return int64(m)
 }
 
 // memoryLimit returns the bytes that one replica may use; 0 is no limit.

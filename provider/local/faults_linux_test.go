@@ -359,6 +359,45 @@ func TestAReplicaThatUsesTooMuchMemoryIsReplaced(t *testing.T) {
 	}
 }
 
+func TestTheKernelHoldsAFunctionToItsLimitOfCPU(t *testing.T) {
+	f := start(t, options(t))
+	if isolation, _, _ := strings.Cut(f.Isolation(), "; open: "); !strings.Contains(isolation, "cpu") {
+		t.Skipf("NOT TESTED: no control group limits CPU here: %s", f.Isolation())
+	}
+	spec := f.spec("spinner")
+	spec.Limits = &types.FunctionResources{CPU: "100m"}
+	ref := f.deploy(spec)
+	r := f.until(ref, "ready replica", ready(1)).Replicas[0]
+	_, groups := f.call(r, "/read?file=/proc/self/cgroup")
+	var stat string
+	for line := range strings.Lines(groups) {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		for _, file := range []string{
+			filepath.Join("/sys/fs/cgroup", fields[1], fields[2], "cpu.stat"),
+			filepath.Join("/sys/fs/cgroup", fields[2], "cpu.stat"),
+		} {
+			if text, err := os.ReadFile(file); err == nil && strings.Contains(string(text), "nr_throttled") && strings.Contains(file, "graphene-") {
+				stat = file
+			}
+		}
+	}
+	if stat == "" {
+		t.Fatalf("the function is in no group with limits:\n%s", groups)
+	}
+	f.call(r, "/spin")
+	eventually(t, "the function was held back", func() bool {
+		text, err := os.ReadFile(stat)
+		return err == nil && strings.Contains(string(text), "nr_throttled ") && !strings.Contains(string(text), "nr_throttled 0\n")
+	})
+	if err := f.Remove(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the group is gone", func() bool {
+		_, err := os.Stat(filepath.Dir(stat))
+		return os.IsNotExist(err)
+	})
+}
+
 func TestUpdatesAndScalingLoseNoRequest(t *testing.T) {
 	o := options(t)
 	o.Settle = 0 // the default: time for callers to notice

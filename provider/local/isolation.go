@@ -24,6 +24,8 @@ type isolation struct {
 	// such directory.
 	overlay  bool
 	landlock int // version; 0: the kernel has none
+	// The kernel limits what replicas use. Nil: it does not let us.
+	groups *controlGroups
 }
 
 // String says in one line what is in effect and what is open.
@@ -44,7 +46,11 @@ func (i isolation) String() string {
 	say(i.mounts, "private /tmp and /dev/shm", "functions write to $TMPDIR and not to /tmp")
 	say(i.overlay, "/var/openfaas/secrets", "secrets are in $SECRETS_DIR and not in /var/openfaas/secrets")
 	say(true, "no new privileges", "")
-	say(true, "resource limits", "")
+	if i.groups != nil {
+		in = append(in, "control groups ("+i.groups.String()+")")
+	} else {
+		open = append(open, "no control group is writable, so limits of memory are checked twice a second, and limits of CPU are only a hint to the function")
+	}
 	text := strings.Join(in, ", ")
 	if len(open) > 0 {
 		text += "; open: " + strings.Join(open, ", ")
@@ -77,11 +83,11 @@ func (i isolation) check(paths ...string) error {
 }
 
 // command returns how to start p, through helper if there is one.
-func (i isolation) command(helper []string, p process) (proc.Command, error) {
+func (i isolation) command(helper []string, p process, group *controlGroup) (proc.Command, error) {
 	if !i.helper {
 		return proc.Command{Args: p.Args, Dir: p.Dir, Env: p.Env}, nil
 	}
-	text, err := json.Marshal(confinement{process: p, Mounts: i.mounts, Overlay: i.overlay, Landlock: i.landlock})
+	text, err := json.Marshal(confinement{process: p, Groups: group.entrances(), Mounts: i.mounts, Overlay: i.overlay, Landlock: i.landlock})
 	if err != nil {
 		return proc.Command{}, fmt.Errorf("describe replica to its helper: %w", err)
 	}
@@ -96,6 +102,7 @@ func (i isolation) command(helper []string, p process) (proc.Command, error) {
 // A confinement is what the helper is told.
 type confinement struct {
 	process
+	Groups   []string // files to write to, to become a member of control groups
 	Mounts   bool
 	Overlay  bool
 	Landlock int

@@ -27,11 +27,21 @@ func detectIsolation(o Options) isolation {
 	root := os.Geteuid() == 0
 	// Who is not root needs a user namespace to mount anything.
 	fenced := isolation{mounts: true, userNamespace: !root}
-	can, ok := tryHelper(o.Helper, fenced.attributes())
+	groups := findControlGroups("/proc/self", "graphene-"+o.fingerprint())
+	probe := groups.probe()
+	can, ok := tryHelper(o.Helper, fenced.attributes(), probe)
 	if !ok {
-		if can, ok = tryHelper(o.Helper, nil); !ok {
+		if can, ok = tryHelper(o.Helper, nil, probe); !ok {
 			o.Log.Warn("the helper that fences replicas in cannot be started", "helper", o.Helper[0])
 		}
+	}
+	if err := probe.remove(); err != nil {
+		o.Log.Warn("control group cannot be removed", "err", err)
+	}
+	if strings.Contains(can, canGroups) {
+		i.groups = groups
+	} else {
+		groups.close()
 	}
 	i.ownUsers = root && strings.Contains(can, canUsers)
 	i.mounts = strings.Contains(can, canMounts)
@@ -62,10 +72,10 @@ const helperPatience = 5 * time.Second
 
 // tryHelper starts the helper to try what replicas would do, and returns what
 // it says it can, and whether it ran at all.
-func tryHelper(helper []string, attr *syscall.SysProcAttr) (can string, ok bool) {
+func tryHelper(helper []string, attr *syscall.SysProcAttr, group *controlGroup) (can string, ok bool) {
 	var said strings.Builder
 	child, err := proc.Start(proc.Command{
-		Args:   append(slices.Clone(helper), probeArgument),
+		Args:   slices.Concat(helper, []string{probeArgument}, group.entrances()),
 		Env:    []string{},
 		Attr:   attr,
 		Stderr: func(line []byte) { said.Write(line); said.WriteByte('\n') },

@@ -210,6 +210,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 	r.running = nil // nothing joins the group from here on
 	r.mu.Unlock()
 	group.Wait()
+	r.isolation.groups.close()
 	r.logs.close()
 	return nil
 }
@@ -218,6 +219,9 @@ func (r *Runtime) Run(ctx context.Context) error {
 // escaped its end, their directories and sockets, and images nobody uses.
 func (r *Runtime) clean() {
 	killMarked(r.marker(""))
+	if err := r.isolation.groups.sweep(); err != nil {
+		r.Log.Warn("control groups of old replicas remain", "err", err)
+	}
 	for _, dir := range []string{r.join("run"), r.SocketDir} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {

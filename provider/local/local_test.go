@@ -118,6 +118,11 @@ func handle(w http.ResponseWriter, r *http.Request) {
 	case "/grow":
 		megabytes, _ := strconv.Atoi(query.Get("mb"))
 		hoard = bytes.Repeat([]byte{1}, megabytes<<20)
+	case "/spin":
+		go func() {
+			for { // for as long as the process lives
+			}
+		}()
 	case "/escape": // a process that leaves the group and the tree
 		cmd := exec.Command("/bin/sh", "-c", "sleep 1000 </dev/null >/dev/null 2>&1 & echo $!")
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -54,6 +54,22 @@ func processIDs() ([]int, error) {
 	return pids, nil
 }
 
+// proportional returns the memory of a process in bytes, to which pages that
+// several processes have count in part.
+func proportional(pid int) (int64, bool) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return 0, false
+	}
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "Pss:"); ok {
+			kilobytes, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
+			return kilobytes << 10, err == nil
+		}
+	}
+	return 0, false
+}
+
 // parseStat reads /proc/PID/stat, whose second field is a name in parentheses
 // that may itself hold spaces and parentheses.
 func parseStat(stat []byte) (processInfo, bool) {

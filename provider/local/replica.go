@@ -25,6 +25,10 @@ const (
 
 	// Beyond its own timeouts a replica gets this long to notice and say so.
 	patience = 2 * time.Second
+
+	// maxProcesses bounds the processes and threads of one function on this
+	// machine, so that one that forks without end does not take it down.
+	maxProcesses = 4096
 )
 
 // A replica is one process of a function, from before its start until all of
@@ -48,7 +52,10 @@ type replica struct {
 
 	mu      sync.Mutex // guards what follows
 	child   *proc.Child
+	group   *controlGroup
 	killed  string // why the platform has killed it
+	ooms    int    // processes that the kernel has killed for want of memory
+	oomAt   time.Time
 	started time.Time
 	sampled sample
 }
@@ -101,6 +108,9 @@ func (r *replica) run(ctx context.Context) {
 		reason = err.Error()
 	}
 	killMarked(r.f.rt.marker(r.id))
+	if err := r.controlGroup().remove(); err != nil {
+		r.f.rt.Log.Warn("control group of a replica remains", "function", r.f.ref, "instance", r.id, "err", err)
+	}
 	for _, dir := range []string{r.dir(), filepath.Dir(r.socket)} {
 		if err := os.RemoveAll(dir); err != nil {
 			r.f.rt.Log.Warn("directory of a replica remains", "function", r.f.ref, "instance", r.id, "err", err)
@@ -194,7 +204,9 @@ func (r *replica) explain(err error) error {
 	r.mu.Lock()
 	how := r.killed
 	r.mu.Unlock()
-	if how == "" {
+	if how == "" && r.ranOut(time.Now()) {
+		how = fmt.Sprintf("killed by the kernel: it needed more memory than it had, and its limit is %s", r.version.Spec.Limits.Memory)
+	} else if how == "" {
 		how = "exited with status 0"
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			how = exit.String()
@@ -241,7 +253,12 @@ func (r *replica) start(ctx context.Context) (function.Settings, error) {
 		return settings, fmt.Errorf("start replica: %w", err)
 	}
 	defer lifeline.Close()
-	command, err := rt.isolation.command(rt.Helper, p)
+	group, err := r.confine(p)
+	if err != nil {
+		// Without the kernel, limits of memory are still watched over.
+		rt.Log.Warn("the kernel does not limit a replica", "function", r.f.ref, "instance", r.id, "err", err)
+	}
+	command, err := rt.isolation.command(rt.Helper, p, group)
 	if err != nil {
 		return settings, errors.Join(err, ours.Close())
 	}
@@ -260,6 +277,34 @@ func (r *replica) start(ctx context.Context) (function.Settings, error) {
 		ours.Close()
 	}()
 	return settings, nil
+}
+
+// confine makes the control group of the replica, if it needs one: moving a
+// process into one takes milliseconds. It returns nil if it does not, or if
+// there is an error.
+func (r *replica) confine(p process) (*controlGroup, error) {
+	groups := r.f.rt.isolation.groups
+	l := limits{memory: memoryLimit(r.version), cpu: milliCPULimit(r.version)}
+	if p.UID == 0 || l != (limits{}) { // a user of its own has this limit anyway
+		l.processes = maxProcesses
+	}
+	if groups == nil || l == (limits{}) {
+		return nil, nil
+	}
+	group, err := groups.make(shortID(r.id), l)
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	r.group = group
+	r.mu.Unlock()
+	return group, nil
+}
+
+func (r *replica) controlGroup() *controlGroup {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.group
 }
 
 // A process is what a replica's process consists of, once it is decided.

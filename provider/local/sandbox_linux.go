@@ -21,10 +21,11 @@ import (
 )
 
 const (
-	// probeArgument asks the helper to try what the machine allows.
+	// probeArgument asks the helper to try what the machine allows; files
+	// to enter control groups by may follow.
 	probeArgument = "probe"
 	// What it can find.
-	canMounts, canOverlay, canUsers = "mounts", "overlay", "users"
+	canMounts, canOverlay, canUsers, canGroups = "mounts", "overlay", "users", "groups"
 )
 
 // secretsMount is where OpenFaaS's functions expect their secrets.
@@ -37,8 +38,8 @@ const secretsMount = "/var/openfaas/secrets"
 // whole process.
 func ReplicaMain(args, environ []string, stderr io.Writer) int {
 	runtime.LockOSThread() // some attributes belong to the thread that calls exec
-	if len(args) == 1 && args[0] == probeArgument {
-		probe(stderr)
+	if len(args) > 0 && args[0] == probeArgument {
+		probe(args[1:], stderr)
 		return 0
 	}
 	err := becomeReplica(args, environ)
@@ -62,6 +63,7 @@ func becomeReplica(args, environ []string) error {
 		name string
 		run  func() error
 	}{
+		{"enter control groups", c.enter}, // while it may, and finds them
 		{"limit resources", c.limit},
 		{"mount", c.mount},
 		{"restrict file access", c.restrict},
@@ -92,12 +94,16 @@ func (c confinement) program(environ []string) (string, error) {
 	return "", fmt.Errorf("%w: %q in %s", exec.ErrNotFound, name, path)
 }
 
-const (
-	maxOpenFiles = 65536
-	// maxProcesses bounds the processes and threads of one function on this
-	// machine, so that one that forks without end does not take it down.
-	maxProcesses = 4096
-)
+const maxOpenFiles = 65536
+
+func (c confinement) enter() error {
+	for _, file := range c.Groups {
+		if err := writeControl(filepath.Dir(file), filepath.Base(file), "0"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (c confinement) limit() error {
 	syscall.Umask(0o077)
@@ -425,7 +431,10 @@ func putOn(covers []cover) (hidden []string, err error) {
 // probe tries what a replica's helper does, as far as that can fail for want of
 // permission, and says what worked. Without a mount namespace of its own it
 // mounts nothing.
-func probe(out io.Writer) {
+func probe(groups []string, out io.Writer) {
+	if c := (confinement{Groups: groups}); len(groups) > 0 && c.enter() == nil {
+		fmt.Fprintln(out, canGroups)
+	}
 	ours, err := os.Readlink("/proc/self/ns/mnt")
 	parents, err2 := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", os.Getppid()))
 	if err == nil && err2 == nil && ours != parents && probeMounts() == nil {

@@ -13,9 +13,12 @@ import (
 const markerName = "graphene_replica"
 
 // mark is the marker's value: which platform, and which replica.
-func (r *Runtime) mark(id string) string {
-	sum := sha256.Sum256([]byte(r.Dir))
-	return hex.EncodeToString(sum[:8]) + "/" + id
+func (r *Runtime) mark(id string) string { return r.fingerprint() + "/" + id }
+
+// fingerprint tells platforms on one machine apart.
+func (o Options) fingerprint() string {
+	sum := sha256.Sum256([]byte(o.Dir))
+	return hex.EncodeToString(sum[:8])
 }
 
 // marker is how the environment of a replica's processes contains its mark. An
@@ -31,17 +34,38 @@ type processInfo struct {
 
 // tree adds up the process called root and all that descend from it.
 func tree(table map[int]processInfo, root int) (cpu time.Duration, memory int64) {
-	children := map[int][]int{}
-	for pid, p := range table {
-		children[p.parent] = append(children[p.parent], pid)
-	}
-	for todo := []int{root}; len(todo) > 0; {
-		pid := todo[0]
-		todo = append(todo[1:], children[pid]...)
+	for _, pid := range descendants(table, root) {
 		cpu += table[pid].cpu
 		memory += table[pid].memory
 	}
 	return cpu, memory
+}
+
+// descendants returns root and all that descend from it.
+func descendants(table map[int]processInfo, root int) []int {
+	children := map[int][]int{}
+	for pid, p := range table {
+		children[p.parent] = append(children[p.parent], pid)
+	}
+	all := []int{root}
+	for i := 0; i < len(all); i++ {
+		all = append(all, children[all[i]]...)
+	}
+	return all
+}
+
+// shared is the memory of a tree in which processes share pages: each counts
+// its part of them. Workers that were forked from one that has loaded a model
+// would otherwise be charged for it once each.
+func shared(table map[int]processInfo, root int) (memory int64) {
+	for _, pid := range descendants(table, root) {
+		if part, ok := proportional(pid); ok {
+			memory += part
+		} else {
+			memory += table[pid].memory
+		}
+	}
+	return memory
 }
 
 // A sample remembers a measurement, to know what was used since.
@@ -107,7 +131,8 @@ func (r *Runtime) enforceMemory() error {
 					return err
 				}
 			}
-			if used := replica.memory(table); used > limit {
+			replica.noteKills(time.Now())
+			if used := replica.memory(table, limit); used > limit {
 				replica.kill(fmt.Sprintf("killed: it used %d MiB of memory and its limit is %s", used>>20, replica.version.Spec.Limits.Memory))
 			}
 		}
@@ -115,12 +140,49 @@ func (r *Runtime) enforceMemory() error {
 	return nil
 }
 
-func (r *replica) memory(table map[int]processInfo) int64 {
+// memory returns the resident bytes of the replica's processes. What several
+// of them share is counted once, if that decides whether they are over limit.
+func (r *replica) memory(table map[int]processInfo, limit int64) int64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.child == nil {
 		return 0
 	}
 	_, memory := tree(table, r.child.PID())
-	return memory
+	if memory <= limit {
+		return memory
+	}
+	return shared(table, r.child.PID())
+}
+
+// recently is how long an end still has to do with a process that was killed.
+const recently = 5 * time.Second
+
+// ranOut reports whether the replica has just had too little memory.
+func (r *replica) ranOut(now time.Time) bool {
+	_ = r.countKills(now)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.oomAt.IsZero() && now.Sub(r.oomAt) < recently
+}
+
+// noteKills says in the log when a replica has lost a process for want of
+// memory and may live on without it, as a pool does without one worker.
+func (r *replica) noteKills(now time.Time) {
+	if n := r.countKills(now); n > 0 {
+		r.f.log.write(r.id, fmt.Sprintf("graphene: the kernel killed %d process(es): together they needed more memory than the limit of %s", n, r.version.Spec.Limits.Memory))
+	}
+}
+
+// countKills returns how many processes the kernel has killed for want of
+// memory since it was last called.
+func (r *replica) countKills(now time.Time) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	total := r.group.oomKills()
+	more := total - r.ooms
+	if more > 0 {
+		r.ooms, r.oomAt = total, now
+	}
+	return more
 }
