@@ -27,6 +27,10 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
+		if err := os.Chmod(dir, 0o755); err != nil { // some tests run it as another user
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 		graphene = filepath.Join(dir, "graphene")
 		build := exec.Command("go", "build", "-o", graphene, "../../cli/cmd/graphene")
 		build.Stderr = os.Stderr
@@ -41,17 +45,25 @@ func TestMain(m *testing.M) {
 // A platform is one `graphene serve` with a data directory and a command line
 // logged in to it.
 type platform struct {
-	t    *testing.T
-	dir  string // home of everything: data, cli configuration, work
-	data string
-	url  string
-	cmd  *exec.Cmd
-	log  *lockedBuffer
-	done chan struct{}
+	t       *testing.T
+	dir     string // home of everything: data, cli configuration, work
+	data    string
+	url     string
+	program string
+	user    *syscall.Credential // whom it runs as; nil is ourselves
+	cmd     *exec.Cmd
+	log     *lockedBuffer
+	done    chan struct{}
 }
 
 // start runs a platform in a fresh directory until the test ends.
 func start(t *testing.T, flags ...string) *platform {
+	t.Helper()
+	return startAs(t, nil, flags...)
+}
+
+// startAs is start as another user, which only root can do.
+func startAs(t *testing.T, user *syscall.Credential, flags ...string) *platform {
 	t.Helper()
 	// Not t.TempDir: its path is long and, as root, closed to the users that
 	// replicas run as.
@@ -62,7 +74,12 @@ func start(t *testing.T, flags ...string) *platform {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	p := &platform{t: t, dir: dir, data: filepath.Join(dir, "data")}
+	p := &platform{t: t, dir: dir, data: filepath.Join(dir, "data"), program: graphene, user: user}
+	if user != nil {
+		if err := os.Chown(dir, int(user.Uid), int(user.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	t.Cleanup(func() {
 		p.stop()
 		if err := os.RemoveAll(dir); err != nil {
@@ -106,8 +123,12 @@ func (p *platform) start(flags ...string) {
 		listen = strings.TrimPrefix(p.url, "http://") // a restart keeps its address
 	}
 	args := append([]string{"serve", "--listen", listen, "--metrics-listen", "127.0.0.1:0", "--data-dir", p.data}, flags...)
-	p.cmd = exec.Command(graphene, args...)
+	p.cmd = exec.Command(p.program, args...)
 	p.cmd.Env, p.cmd.Stderr = p.environ(), p.log
+	if p.user != nil {
+		p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.user}
+		p.cmd.Env = append(p.cmd.Env, "HOME="+p.dir)
+	}
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		p.t.Fatal(err)
@@ -211,6 +232,16 @@ func (p *platform) write(name, text string) {
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		p.t.Fatal(err)
 	}
+}
+
+// read returns a file of the working directory.
+func (p *platform) read(name string) string {
+	p.t.Helper()
+	text, err := os.ReadFile(filepath.Join(p.work(), name))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return string(text)
 }
 
 // password is that of the administrator.
