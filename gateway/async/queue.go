@@ -122,16 +122,17 @@ func (q *Queue) Await(ctx context.Context, id string) (*Call, error) {
 		return nil, unavailable(err)
 	}
 	defer func() { _ = sub.Unsubscribe() }() // the connection may be gone
-	for {
-		// Looked up again after subscribing, and from time to time in case a
-		// message was lost.
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		// A subscriber hears of a record before it can be read, so a record may
+		// fall between the two; and messages can be lost. The record is looked
+		// at again soon, and then from time to time.
 		short, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
 		c, err = q.Lookup(short, id)
 		cancel()
 		if err != nil || c.State.Ended() || ctx.Err() != nil {
 			return c, err
 		}
-		next, cancel := context.WithTimeout(ctx, 2*time.Second)
+		next, cancel := context.WithTimeout(ctx, pause)
 		_, _ = sub.NextMsgWithContext(next) // the record itself is read again
 		cancel()
 	}
