@@ -22,6 +22,9 @@ type Endpoints struct {
 	// Failure says why the function cannot start, when that is known. It is
 	// shown to callers that wait for it, so it holds no secrets.
 	Failure string `json:"failure,omitempty"`
+	// Note tells people what is particular about how the function runs here,
+	// such as why it cannot have more replicas.
+	Note string `json:"note,omitempty"`
 }
 
 // CallAnnotations returns those of a function's annotations that a gateway

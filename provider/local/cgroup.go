@@ -346,7 +346,8 @@ func (g *controlGroups) make(name string, l limits) (*controlGroup, error) {
 		err := writeControl(dir, s.file, s.value)
 		// The group above may have less than this one is to get. Then that holds.
 		less := s.controller == cpuController && errors.Is(err, syscall.EINVAL)
-		if err != nil && !less && !(s.optional && errors.Is(err, fs.ErrNotExist)) {
+		absent := s.optional && errors.Is(err, fs.ErrNotExist)
+		if err != nil && !less && !absent {
 			return nil, errors.Join(fmt.Errorf("limit control group: %w", err), group.remove())
 		}
 	}

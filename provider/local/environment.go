@@ -1,9 +1,11 @@
 package local
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net"
+	"net/url"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -52,7 +54,7 @@ func (e environment) useInterpreter(exe string) {
 // replicas of one machine share its ports. A function that says where it
 // listens is left alone.
 func (e environment) assignPort() error {
-	if e["mode"] != "http" || e["upstream_url"] != "" {
+	if e["mode"] != "http" || e.upstream() != "" {
 		return nil
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -66,6 +68,25 @@ func (e environment) assignPort() error {
 	e["PORT"] = strconv.Itoa(address.Port)
 	e["upstream_url"] = "http://" + address.String()
 	return nil
+}
+
+// upstream is where a function that is an HTTP server says that it listens.
+func (e environment) upstream() string { return cmp.Or(e["http_upstream_url"], e["upstream_url"]) }
+
+// fixedPort returns the port of this machine that a function insists on, or
+// nothing. There can be only one replica of it at a time.
+func (e environment) fixedPort() string {
+	if e["mode"] != "http" || e.upstream() == "" {
+		return ""
+	}
+	u, err := url.Parse(e.upstream())
+	if err != nil {
+		return "" // the watchdog will say so
+	}
+	if ip := net.ParseIP(u.Hostname()); u.Hostname() != "localhost" && !ip.IsLoopback() && !ip.IsUnspecified() {
+		return "" // a server elsewhere serves any number of replicas
+	}
+	return cmp.Or(u.Port(), "80")
 }
 
 // prefixes returns the directories an interpreter finds its library in: beside
@@ -82,12 +103,17 @@ func prefixes(exe string) []string {
 // settings reads the version's settings; an image brings defaults of its own
 // in its environment.
 func (v version) settings(img *image) (function.Settings, error) {
+	return function.ReadSettings(v.annotations(), v.environment(img))
+}
+
+// environment is what the version's image and its deployment set.
+func (v version) environment(img *image) environment {
 	env := environment{}
 	if img != nil {
 		env = newEnvironment(img.config.Env)
 	}
 	maps.Copy(env, v.Spec.EnvVars)
-	return function.ReadSettings(v.annotations(), env)
+	return env
 }
 
 // settingsOf is settings for a version that was checked when it was deployed.

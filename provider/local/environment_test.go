@@ -33,9 +33,33 @@ func TestAServerGetsAPortUnlessItHasOne(t *testing.T) {
 	if u, err := url.Parse(e["upstream_url"]); err != nil || u.Port() != e["PORT"] || u.Hostname() != "127.0.0.1" {
 		t.Errorf("port %s, upstream %s", e["PORT"], e["upstream_url"])
 	}
-	for _, e := range []environment{{"mode": "pool"}, {"mode": "http", "upstream_url": "http://127.0.0.1:8000"}} {
+	for _, e := range []environment{
+		{"mode": "pool"},
+		{"mode": "http", "upstream_url": "http://127.0.0.1:8000"},
+		{"mode": "http", "http_upstream_url": "http://127.0.0.1:8000"},
+	} {
 		if err := e.assignPort(); err != nil || e["PORT"] != "" {
 			t.Errorf("%v, %v", e, err)
+		}
+	}
+}
+
+func TestWhoInsistsOnAPort(t *testing.T) {
+	for _, tt := range []struct {
+		env  environment
+		want string
+	}{
+		{environment{"mode": "http", "upstream_url": "http://127.0.0.1:8000"}, "8000"},
+		{environment{"mode": "http", "http_upstream_url": "http://localhost"}, "80"},
+		{environment{"mode": "http", "upstream_url": "http://[::1]:5000/"}, "5000"},
+		{environment{"mode": "http", "upstream_url": "http://0.0.0.0:5000/"}, "5000"},
+		{environment{"mode": "http", "upstream_url": "http://10.0.0.1:5000/"}, ""},
+		{environment{"mode": "http", "upstream_url": "http://%"}, ""},
+		{environment{"mode": "http", "PORT": "5000"}, ""},
+		{environment{"mode": "pool", "upstream_url": "http://127.0.0.1:8000"}, ""},
+	} {
+		if got := tt.env.fixedPort(); got != tt.want {
+			t.Errorf("%v: got %q, want %q", tt.env, got, tt.want)
 		}
 	}
 }

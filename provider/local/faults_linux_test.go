@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -356,6 +357,48 @@ func TestAReplicaThatUsesTooMuchMemoryIsReplaced(t *testing.T) {
 	usage, err := f.Usage(t.Context(), ref)
 	if err != nil || usage.TotalMemoryBytes == 0 {
 		t.Errorf("usage is %+v, %v", usage, err)
+	}
+}
+
+func TestAServerThatInsistsOnAPortHasOneReplica(t *testing.T) {
+	f := start(t, options(t))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	spec := f.spec("stubborn")
+	spec.EnvProcess = f.options.Helper[0] + " server " + address
+	spec.EnvVars = map[string]string{"mode": "http", "upstream_url": "http://" + address}
+	spec.Labels = &map[string]string{function.LabelScaleMin: "2"}
+	ref := f.deploy(spec)
+	e := f.until(ref, "ready replica", ready(1))
+	if e.Min != 1 || !strings.Contains(e.Note, "only once") {
+		t.Errorf("the smallest number of replicas is %d, and the note: %s", e.Min, e.Note)
+	}
+	if err := f.Scale(t.Context(), ref, 2); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "only once") {
+		t.Errorf("scaling to 2: %v", err)
+	}
+	other := spec
+	other.Service = "rival"
+	if err := f.Deploy(t.Context(), other); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "stubborn") {
+		t.Errorf("a second function on the port: %v", err)
+	}
+
+	f.deploy(spec)
+	e = f.until(ref, "the new version", func(e function.Endpoints) bool { return ready(1)(e) && e.Revision == 2 })
+	if status, _ := f.call(e.Replicas[0], "/"); status != 200 {
+		t.Errorf("the new version answers %d", status)
+	}
+	broken := spec
+	broken.EnvProcess = "/bin/false"
+	f.deploy(broken)
+	e = f.until(ref, "the version before, again", func(e function.Endpoints) bool {
+		return failed(e) && len(e.Replicas) == 1 && e.Replicas[0].Ready && e.Replicas[0].Revision == 2
+	})
+	if status, _ := f.call(e.Replicas[0], "/"); status != 200 {
+		t.Errorf("the version before answers %d", status)
 	}
 }
 

@@ -271,11 +271,27 @@ func (r *Runtime) Deploy(ctx context.Context, spec types.FunctionDeployment) err
 	if err != nil {
 		return err
 	}
+	if v.Port = v.environment(img).fixedPort(); v.Port != "" {
+		scale.Min = min(scale.Min, 1)
+		if other, taken := r.portTaken(v.Port, ref); taken {
+			return fault.Invalid.Errorf("function %s listens on port %s of this machine, and so does %s: leave out upstream_url, so that it gets a free port in the variable PORT, or choose another", ref, v.Port, other)
+		}
+	}
 
 	if f, err := r.function(ref); err == nil {
 		return f.deploy(v, scale)
 	}
 	return r.create(ref, v, scale) //nolint:contextcheck // the function outlives the request that made it
+}
+
+// portTaken returns the function other than ref that insists on a port.
+func (r *Runtime) portTaken(port string, ref function.Ref) (other function.Ref, taken bool) {
+	for _, f := range r.everyone() {
+		if f.ref != ref && f.insistsOn(port) {
+			return f.ref, true
+		}
+	}
+	return function.Ref{}, false
 }
 
 // create deploys a function that was not there.
@@ -361,8 +377,7 @@ func (r *Runtime) Scale(_ context.Context, ref function.Ref, replicas int) error
 	if err != nil {
 		return err
 	}
-	f.scale(replicas)
-	return nil
+	return f.scale(replicas)
 }
 
 // List implements package provider's Runtime.

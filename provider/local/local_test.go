@@ -44,6 +44,8 @@ func TestMain(m *testing.M) {
 			os.Exit(local.ReplicaMain(os.Args[2:], os.Environ(), os.Stderr))
 		case "fwatchdog":
 			os.Exit(replica())
+		case "server":
+			os.Exit(server(os.Args[2]))
 		case "platform":
 			ctx := context.Background() //nolint:forbidigo // the main of a process of its own
 			os.Exit(platform(ctx, os.Args[2], os.Args[3]))
@@ -70,7 +72,16 @@ func replica() int {
 		_, _ = os.Stdout.Write(bytes.Repeat([]byte("x"), 50<<20))
 		fmt.Fprintln(os.Stdout)
 	}
+	if os.Getenv("mode") == "http" {
+		return watchdog.Main(nil)
+	}
 	return watchdog.Main(http.HandlerFunc(handle))
+}
+
+// server is a function's own server, which listens where it pleases.
+func server(address string) int {
+	fmt.Fprintln(os.Stderr, http.ListenAndServe(address, http.HandlerFunc(handle)))
+	return 1
 }
 
 // serveNothing answers probes and stays.
@@ -120,7 +131,7 @@ func handle(w http.ResponseWriter, r *http.Request) {
 		hoard = bytes.Repeat([]byte{1}, megabytes<<20)
 	case "/spin":
 		go func() {
-			for { // for as long as the process lives
+			for i := 0; ; i++ { // as long as the process lives
 			}
 		}()
 	case "/escape": // a process that leaves the group and the tree

@@ -63,7 +63,7 @@ func TestPlan(t *testing.T) {
 		{"an old one that is not ready leaves at once", proven(2), false, have("1s", "1r", "2r"), nil, []string{"0"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got := plan(tt.rec, tt.removed, tt.have)
+			got := plan(tt.rec, tt.removed, false, tt.have)
 			maps.DeleteFunc(got.start, func(_ int64, n int) bool { return n == 0 })
 			var drain []string
 			for _, r := range got.drain {
@@ -77,6 +77,48 @@ func TestPlan(t *testing.T) {
 				t.Errorf("drains (-want +got)\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestVersionsThatInsistOnAPortTakeTurns(t *testing.T) {
+	rec := func(desired int, stable bool) record {
+		r := record{Desired: desired, Target: version{Revision: 2, Port: "1"}, Proven: true}
+		if stable {
+			r.Proven, r.Stable = false, &version{Revision: 1, Port: "1"}
+		}
+		return r
+	}
+	for _, tt := range []struct {
+		name   string
+		rec    record
+		failed bool
+		have   []*replica
+		start  int64 // revision; 0: none
+		drain  []string
+	}{
+		{"nothing runs yet", rec(1, false), false, nil, 2, nil},
+		{"one runs, and there can be no other", rec(3, false), false, have("2r"), 0, nil},
+		{"asleep", rec(0, false), false, have("2r"), 0, []string{"0"}},
+		{"woken while the last one leaves", rec(1, false), false, have("2l"), 0, nil},
+		{"the old version makes room for the new one", rec(1, true), false, have("1r"), 0, []string{"0"}},
+		{"and is waited for", rec(1, true), false, have("1l"), 0, nil},
+		{"and then the new one starts", rec(1, true), false, nil, 2, nil},
+		{"a new version that cannot start", rec(1, true), true, nil, 1, nil},
+		{"makes room in its turn", rec(1, true), true, have("2s"), 0, []string{"0"}},
+	} {
+		got := plan(tt.rec, false, tt.failed, tt.have)
+		want := map[int64]int{}
+		if tt.start > 0 {
+			want[tt.start] = 1
+		}
+		maps.DeleteFunc(got.start, func(_ int64, n int) bool { return n == 0 })
+		var drain []string
+		for _, r := range got.drain {
+			drain = append(drain, r.id)
+		}
+		if !maps.Equal(got.start, want) || !slices.Equal(drain, tt.drain) {
+			t.Errorf("%s: starts %v and drains %v, want %v and %v", tt.name, got.start, drain, want, tt.drain)
+		}
 	}
 }
 
@@ -96,7 +138,7 @@ func TestAnUpdateNeverFallsBelowWhatWasReady(t *testing.T) {
 			if step > 1000 {
 				t.Fatalf("seed %d: the update does not end; there are %d replicas", seed, len(replicas))
 			}
-			s := plan(rec, false, replicas)
+			s := plan(rec, false, false, replicas)
 			for _, r := range s.drain {
 				r.leaving = true
 			}

@@ -46,6 +46,9 @@ type version struct {
 	Spec       types.FunctionDeployment `json:"spec"`
 	// Digest names the image that Spec.Image meant then.
 	Digest string `json:"digest"`
+	// Port of this machine that the function's own server insists on. Empty:
+	// every replica is given one, or needs none.
+	Port string `json:"port,omitempty"`
 }
 
 func (v version) labels() map[string]string      { return deref(v.Spec.Labels) }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/openfaas/faas-provider/types"
 
+	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 )
 
@@ -105,7 +106,7 @@ func (f *supervisor) deploy(v version, scale function.Scale) error {
 		rec.Stable = new(rec.Target)
 	}
 	rec.Target, rec.Proven = v, false
-	rec.Desired = max(rec.Desired, scale.Min)
+	rec.Desired = v.atMost(max(rec.Desired, scale.Min))
 	if err := f.rt.store.save(rec); err != nil {
 		return err
 	}
@@ -116,7 +117,7 @@ func (f *supervisor) deploy(v version, scale function.Scale) error {
 	}
 	// Scale may have changed the number meanwhile; that is the later wish.
 	f.rec.Target, f.rec.Proven, f.rec.Stable = rec.Target, false, rec.Stable
-	f.rec.Desired = max(f.rec.Desired, scale.Min)
+	f.rec.Desired = v.atMost(max(f.rec.Desired, scale.Min))
 	f.settings = f.rt.settingsOf(v)
 	f.forgive()
 	f.report()
@@ -126,8 +127,12 @@ func (f *supervisor) deploy(v version, scale function.Scale) error {
 
 // scale sets the number of replicas. It takes effect before it is on disk:
 // waking must not wait for one, nor fail because it is full.
-func (f *supervisor) scale(replicas int) {
+func (f *supervisor) scale(replicas int) error {
 	f.mu.Lock()
+	if note := f.rec.Target.note(); replicas > f.rec.Target.atMost(replicas) {
+		f.mu.Unlock()
+		return fault.Invalid.Errorf("function %s cannot have %d replicas: %s", f.ref, replicas, note)
+	}
 	changed := f.rec.Desired != replicas && !f.removed
 	if changed {
 		if f.rec.Desired == 0 {
@@ -141,6 +146,32 @@ func (f *supervisor) scale(replicas int) {
 	if changed {
 		f.save()
 	}
+	return nil
+}
+
+// insistsOn reports whether the function occupies a port of this machine.
+func (f *supervisor) insistsOn(port string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.ContainsFunc(f.rec.versions(), func(v version) bool { return v.Port == port }) ||
+		slices.ContainsFunc(f.replicas, func(r *replica) bool { return r.version.Port == port })
+}
+
+// atMost returns replicas, or as many as there can be of the version.
+func (v version) atMost(replicas int) int {
+	if v.Port != "" {
+		return min(replicas, 1)
+	}
+	return replicas
+}
+
+// note says what is particular about how the version runs here.
+func (v version) note() string {
+	if v.Port == "" {
+		return ""
+	}
+	return "its server always listens on port " + v.Port + ", which this machine has only once, so there is one replica, and an update interrupts it; " +
+		"a server that listens on the port in the variable PORT, without upstream_url, can have any number"
 }
 
 // save writes the record as it is. A failure is logged: it costs, at worst,
@@ -190,7 +221,7 @@ func (f *supervisor) reconcile(ctx context.Context, now time.Time) (again time.D
 	if f.removed && len(f.replicas) == 0 {
 		return 0, true
 	}
-	todo := plan(f.rec, f.removed, f.replicas)
+	todo := plan(f.rec, f.removed, f.failure != "", f.replicas)
 	for _, r := range todo.drain {
 		r.drain()
 	}
@@ -230,7 +261,16 @@ type steps struct {
 // strength. When it takes over from older ones, it is brought up one above the
 // number, and they leave one by one, so that the number of ready replicas never
 // falls below what it should be. Beside Stable, one replica of Target is tried.
-func plan(rec record, removed bool, replicas []*replica) steps {
+//
+// Versions that insist on a port cannot run beside others; see takeTurns.
+// failed says that Target could not start.
+func plan(rec record, removed, failed bool, replicas []*replica) steps {
+	if slices.ContainsFunc(rec.versions(), func(v version) bool { return v.Port != "" }) {
+		if removed {
+			rec.Desired = 0
+		}
+		return takeTurns(rec, failed, replicas)
+	}
 	main := rec.Target
 	if rec.Stable != nil {
 		main = *rec.Stable
@@ -276,6 +316,30 @@ func plan(rec record, removed bool, replicas []*replica) steps {
 			spare--
 			s.drain = append(s.drain, r)
 		}
+	}
+	return s
+}
+
+// takeTurns is plan for a function of which one version or another insists on
+// a port: nothing is started until what was there before has ended, and a
+// Target that has failed leaves the port to Stable.
+func takeTurns(rec record, failed bool, replicas []*replica) steps {
+	v := rec.Target
+	if rec.Stable != nil && failed {
+		v = *rec.Stable
+	}
+	var current, others []*replica
+	for _, r := range replicas {
+		if !r.leaving && r.version.Revision == v.Revision {
+			current = append(current, r)
+		} else if !r.leaving {
+			others = append(others, r)
+		}
+	}
+	desired := v.atMost(rec.Desired)
+	s := steps{start: map[int64]int{}, drain: append(surplus(current, desired), others...)}
+	if len(replicas) == len(current) {
+		s.start[v.Revision] = max(0, desired-len(current))
 	}
 	return s
 }
@@ -424,10 +488,11 @@ func (f *supervisor) endpoints() function.Endpoints {
 		Settings:    f.settings,
 		Annotations: function.CallAnnotations(f.rec.Target.annotations()),
 		Failure:     f.failure,
+		Note:        f.rec.Target.note(),
 	}
 	// A label that cannot be read was refused when the function was deployed.
 	if scale, err := function.ReadScale(f.rec.Target.labels()); err == nil {
-		e.Min = max(1, scale.Min)
+		e.Min = f.rec.Target.atMost(max(1, scale.Min))
 	}
 	for _, r := range f.replicas {
 		if r.leaving || !r.listening {

@@ -142,6 +142,7 @@ func (o *describeOptions) table(t *term.Table, d description) {
 			t.Row(first(i, "Failure:"), line)
 		}
 	}
+	row("Note", d.Note)
 	row("Callable", d.Condition)
 }
 
