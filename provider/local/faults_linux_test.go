@@ -360,6 +360,32 @@ func TestAReplicaThatUsesTooMuchMemoryIsReplaced(t *testing.T) {
 	}
 }
 
+func TestAReplicaThatHangsIsReplaced(t *testing.T) {
+	o := options(t)
+	o.HangTimeout = 2 * time.Second
+	f := start(t, o)
+	ref := f.deploy(f.spec("statue"))
+	r := f.until(ref, "ready replica", ready(1)).Replicas[0]
+	for _, pid := range replicaProcesses(f.options.Dir) {
+		// Its socket goes on taking connections.
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.until(ref, "other replica", func(e function.Endpoints) bool { return ready(1)(e) && e.Replicas[0].ID != r.ID })
+	messages, err := f.Query(t.Context(), logs.Request{Name: ref.Name, Namespace: ref.Namespace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text strings.Builder
+	for m := range messages {
+		text.WriteString(m.Text)
+	}
+	if !strings.Contains(text.String(), "answered no health check for 2s") {
+		t.Errorf("the log does not say why:\n%s", text.String())
+	}
+}
+
 func TestAServerThatInsistsOnAPortHasOneReplica(t *testing.T) {
 	f := start(t, options(t))
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -71,6 +71,7 @@ type Options struct {
 
 	StopGrace    time.Duration // what replicas get to finish in when Run ends; 0 is 10 seconds
 	Settle       time.Duration // between leaving the endpoints and being told to stop; 0 is 100 ms
+	HangTimeout  time.Duration // for which a replica may leave every probe unanswered; 0 is 30 seconds
 	MaxImageSize int64         // bytes an image may have unpacked; 0 is 10 GiB
 	Log          *slog.Logger
 }
@@ -112,6 +113,9 @@ func New(o Options) (*Runtime, error) {
 	}
 	if o.Settle == 0 {
 		o.Settle = 100 * time.Millisecond
+	}
+	if o.HangTimeout == 0 {
+		o.HangTimeout = 30 * time.Second
 	}
 	if o.MaxImageSize == 0 {
 		o.MaxImageSize = 10 << 30

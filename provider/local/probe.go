@@ -24,8 +24,11 @@ const (
 )
 
 // probe asks the replica whether it is ready, until ctx ends, and tells its
-// supervisor when the answer changes.
+// supervisor when the answer changes. It kills one that hangs.
 func (r *replica) probe(ctx context.Context) {
+	hang := r.f.rt.HangTimeout
+	timeout, interval := min(probeTimeout, hang/10), min(probeInterval, hang/10)
+	var silent time.Time // since when it has answered nothing at all; zero: it does
 	pause, missed := firstProbe, 0
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -35,13 +38,25 @@ func (r *replica) probe(ctx context.Context) {
 			return
 		case <-timer.C:
 		}
-		err := askReady(ctx, r.socket)
+		asked := time.Now()
+		err := ask(ctx, r.socket, "/_/ready", timeout)
+		if unanswered(err) && unanswered(ask(ctx, r.socket, "/_/health", timeout)) {
+			if silent.IsZero() {
+				silent = asked
+			}
+		} else {
+			silent = time.Time{}
+		}
 		if ctx.Err() != nil {
+			return
+		}
+		if !silent.IsZero() && time.Since(silent) >= hang {
+			r.kill(fmt.Sprintf("killed: it took connections but answered no health check for %s", hang))
 			return
 		}
 		switch {
 		case err == nil:
-			ready, missed, pause = true, 0, probeInterval
+			ready, missed, pause = true, 0, interval
 			r.f.became(r, true)
 		case !ready:
 			pause = min(pause*3/2, slowestStart)
@@ -60,20 +75,28 @@ type notReady string
 
 func (e notReady) Error() string { return string(e) }
 
-// askReady asks the watchdog behind a socket whether its function can answer.
-// It returns a notReady if it says no.
-func askReady(ctx context.Context, socket string) error {
-	dialer := net.Dialer{Timeout: probeTimeout}
+// unanswered reports whether err of ask means that somebody listens who does
+// not answer. A queue of connections that is full counts too.
+func unanswered(err error) bool {
+	network, ok := errors.AsType[net.Error](err)
+	return ok && network.Timeout()
+}
+
+// ask asks the watchdog behind a socket for a path that answers 200, or 503 and
+// why not, which becomes a notReady. For want of an
+// answer in time the error is as [unanswered] says.
+func ask(ctx context.Context, socket, path string, timeout time.Duration) error {
+	dialer := net.Dialer{Timeout: timeout}
 	conn, err := dialer.DialContext(ctx, "unix", socket)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	if err := conn.SetDeadline(time.Now().Add(probeTimeout)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
-	if _, err := io.WriteString(conn, "GET /_/ready HTTP/1.1\r\nHost: replica\r\nConnection: close\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: replica\r\nConnection: close\r\n\r\n"); err != nil {
 		return err
 	}
 	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
