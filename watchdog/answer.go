@@ -132,6 +132,20 @@ func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return conn, rw, err
 }
 
+// closeAfter says whether the connection ends with this answer, unless that has
+// begun: what is left of the request would be in the way of the next.
+func (a *answer) closeAfter(yes bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.status != 0 || a.r.ProtoMajor != 1:
+	case yes:
+		a.w.Header().Set("Connection", "close")
+	default:
+		a.w.Header().Del("Connection")
+	}
+}
+
 // timing adds a phase to the Server-Timing header of an answer not yet begun.
 func (a *answer) timing(name string, d time.Duration) {
 	a.mu.Lock()

@@ -22,7 +22,7 @@ func (wd *Watchdog) logAccess(r *http.Request, a *answer) {
 	if id := r.Header.Get("X-Call-Id"); wd.o.LogCallID && id != "" {
 		line += " [" + id + "]"
 	}
-	io.WriteString(wd.o.Stderr, line+"\n")
+	_, _ = io.WriteString(wd.o.Stderr, line+"\n") // our own output being gone is no reason to stop serving
 }
 
 // lineWriter returns a function that writes a child's lines to w, whole and
@@ -42,6 +42,6 @@ func lineWriter(w io.Writer, name string, prefix bool) func(line []byte) {
 		}
 		buf = append(buf, line...)
 		buf = append(buf, '\n')
-		_, _ = w.Write(buf) // our own output being gone is no reason to stop serving
+		_, _ = w.Write(buf) // as for the access log
 	}
 }

@@ -90,6 +90,7 @@ func (p *pool) converse(a *answer, r *http.Request, x *exchange, last bool) {
 	over := make(chan struct{})
 	var sending sync.WaitGroup
 	if !last {
+		a.closeAfter(true)
 		sending.Go(func() { x.sendBody(r.Body, over) })
 	}
 	whole, err := p.answer(a, x, r.Context())
@@ -97,12 +98,12 @@ func (p *pool) converse(a *answer, r *http.Request, x *exchange, last bool) {
 	if !whole {
 		p.abandon(r.Context(), x)
 	}
-	if !last {
+	if !x.requestSent() {
 		// The sender may be waiting for a client that has nothing to say. If it
 		// waits for the worker, that has ended the call or its life by now.
 		_ = http.NewResponseController(a).SetReadDeadline(time.Unix(1, 0))
-		sending.Wait()
 	}
+	sending.Wait()
 	x.end()
 	p.release(x.w)
 	if err != nil {
@@ -134,6 +135,7 @@ func (p *pool) answer(a *answer, x *exchange, ctx context.Context) (whole bool, 
 				return false, nil
 			}
 			begun = true
+			a.closeAfter(!x.requestSent())
 			a.begin(res)
 			if _, err := a.Write(res.body); err != nil && !errors.Is(err, http.ErrBodyNotAllowed) {
 				return res.last, nil

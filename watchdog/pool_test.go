@@ -368,17 +368,18 @@ def handle(event, context):
 }
 
 func TestWorkersShareOneLoadAndDrawDifferentRandomNumbers(t *testing.T) {
-	dir := t.TempDir()
+	loads, workers := t.TempDir(), t.TempDir()
 	o := pool(t, `
-import os, random, tempfile, time
+import os, random, time
 def load(context):
-    handle_, _ = tempfile.mkstemp(dir=os.environ["DIR"])
+    open(os.path.join(os.environ["LOADS"], str(os.getpid())), "w").close()
     random.random()
     return os.getpid()
 def handle(model, event, context):
-    time.sleep(0.05)
+    open(os.path.join(os.environ["WORKERS"], str(os.getpid())), "w").close()
+    while len(os.listdir(os.environ["WORKERS"])) < 2: time.sleep(0.001)
     return f"{model} {os.getpid()} {random.random()}"
-`, "DIR="+dir)
+`, "LOADS="+loads, "WORKERS="+workers)
 	r := start(t, o).up()
 	answers := make(chan string, 2)
 	for range 2 {
@@ -388,7 +389,7 @@ def handle(model, event, context):
 	if a[0] != b[0] || a[1] == b[1] || a[2] == b[2] {
 		t.Errorf("answers %v and %v", a, b)
 	}
-	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
+	if entries, _ := os.ReadDir(loads); len(entries) != 1 {
 		t.Errorf("%d loads", len(entries))
 	}
 	if body := r.do("GET", "/_/ready", "").body; body != "ready\n" {

@@ -132,7 +132,7 @@ func (w *worker) close(status string) {
 
 // begin sends a call. An error means that the function has not seen it.
 func (w *worker) begin(r *http.Request, body []byte, last bool) (*exchange, error) {
-	x := &exchange{w: w, wake: make(chan struct{}, 1), credit: creditWindow, creditNews: make(chan struct{}, 1)}
+	x := &exchange{w: w, sent: last, wake: make(chan struct{}, 1), credit: creditWindow, creditNews: make(chan struct{}, 1)}
 	w.mu.Lock()
 	if w.gone {
 		w.mu.Unlock()
@@ -179,6 +179,7 @@ type exchange struct {
 	queue      []frame
 	lost       bool
 	status     string // how the process ended, if lost
+	sent       bool   // the whole request has been, as far as it came
 	credit     int    // bytes of the request's body that may be sent
 	creditNews chan struct{}
 }
@@ -242,6 +243,13 @@ func (x *exchange) end() {
 	x.w.mu.Unlock()
 }
 
+// requestSent reports whether nothing of the request is still to come.
+func (x *exchange) requestSent() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.sent
+}
+
 // acknowledge lets the worker send n more bytes.
 func (x *exchange) acknowledge(n int) {
 	if n > 0 {
@@ -274,12 +282,16 @@ func (x *exchange) sendBody(body io.Reader, done <-chan struct{}) {
 			x.mu.Unlock()
 			x.w.send(frameData, x.id, buf[:n])
 		}
-		switch {
-		case err == io.EOF:
-			x.w.send(frameEnd, x.id, nil)
-			return
-		case err != nil:
-			x.w.send(frameEnd, x.id, []byte(err.Error()))
+		if err != nil {
+			// Noted first, because the answer may come at once.
+			x.mu.Lock()
+			x.sent = true
+			x.mu.Unlock()
+			var reason []byte
+			if err != io.EOF {
+				reason = []byte(err.Error())
+			}
+			x.w.send(frameEnd, x.id, reason)
 			return
 		}
 		select {

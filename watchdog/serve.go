@@ -48,7 +48,7 @@ func (wd *Watchdog) serveHealth(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	io.WriteString(w, "OK")
+	_, _ = io.WriteString(w, "OK") // a probe that has left needs no answer
 }
 
 // serveReady says whether a call would be answered. A function that is busy up
@@ -71,7 +71,7 @@ func (wd *Watchdog) serveReady(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "ready: %s\n", note)
 		return
 	}
-	io.WriteString(w, "ready\n")
+	_, _ = io.WriteString(w, "ready\n") // as for health
 }
 
 // notReady is why no call can be answered now: a word and maybe a reason, in
@@ -193,7 +193,7 @@ func (wd *Watchdog) within(a *answer, r *http.Request) {
 		_ = control.SetWriteDeadline(deadline.Add(time.Second))
 		ctx, cancel := context.WithCancelCause(r.Context())
 		defer cancel(nil)
-		r = r.WithContext(deadlineContext{ctx, deadline})
+		r = r.WithContext(deadlineContext{ctx, deadline}) //nolint:contextcheck // it is ctx, and tells its deadline
 		timer := time.AfterFunc(budget, func() { a.expire(budget, cancel) })
 		defer timer.Stop()
 	}
@@ -205,7 +205,8 @@ func (wd *Watchdog) within(a *answer, r *http.Request) {
 func (wd *Watchdog) call(a *answer, r *http.Request) {
 	defer func() {
 		v := recover()
-		if v != nil && v != http.ErrAbortHandler {
+		err, _ := v.(error)
+		if v != nil && !errors.Is(err, http.ErrAbortHandler) {
 			wd.log.Error("function panicked", "panic", v, "stack", string(debug.Stack()))
 			if a.fail(http.StatusInternalServerError, "the function panicked; its log says more", false) {
 				v = nil

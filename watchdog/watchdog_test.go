@@ -3,6 +3,7 @@ package watchdog_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -130,7 +131,7 @@ func TestACallThatTakesTooLongIsAnsweredWhileItsHandlerRuns(t *testing.T) {
 		cause <- context.Cause(r.Context())
 		<-leave
 		w.Header().Set("X-Late", "yes")
-		if _, err := io.WriteString(w, "late"); err != http.ErrHandlerTimeout {
+		if _, err := io.WriteString(w, "late"); !errors.Is(err, http.ErrHandlerTimeout) {
 			t.Errorf("a late write returned %v", err)
 		}
 	})
@@ -140,7 +141,7 @@ func TestACallThatTakesTooLongIsAnsweredWhileItsHandlerRuns(t *testing.T) {
 	if got.status != http.StatusGatewayTimeout || got.header.Get("X-OpenFaaS-Internal") != "watchdog" || got.body != "the function took longer than 1ms\n" {
 		t.Errorf("got %d %q %v", got.status, got.body, got.header)
 	}
-	if err := <-cause; err != context.DeadlineExceeded {
+	if err := <-cause; !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the context was cancelled because of %v", err)
 	}
 	close(leave)
