@@ -17,8 +17,10 @@ import (
 
 	"github.com/graphene-faas/graphene/cli/command"
 	"github.com/graphene-faas/graphene/cli/command/auth"
+	"github.com/graphene-faas/graphene/cli/command/calls"
 	"github.com/graphene-faas/graphene/cli/command/function"
 	"github.com/graphene-faas/graphene/cli/command/namespace"
+	"github.com/graphene-faas/graphene/cli/command/queue"
 	"github.com/graphene-faas/graphene/cli/command/secret"
 	"github.com/graphene-faas/graphene/cli/command/system"
 	"github.com/graphene-faas/graphene/cli/command/template"
@@ -112,6 +114,7 @@ OpenFaaS: stack files, logins, gateways and function images are the same.
 	completeFlags(f, root)
 
 	root.AddCommand(function.Commands(f)...)
+	root.AddCommand(calls.Command(f), queue.Command(f))
 	root.AddCommand(secret.Command(f), namespace.Command(f), template.Command(f))
 	root.AddCommand(auth.Commands(f)...)
 	root.AddCommand(system.VersionCommand(f), system.DoctorCommand(f, checks))

@@ -59,7 +59,13 @@ func startPlatform(ctx context.Context, dir string) (url string, stop func(), er
 		Namespaces: fake,
 		Info:       types.ProviderInfo{Name: "fake", Orchestration: "nothing", Version: &version},
 	})
+	calls, err := openQueue(dir)
+	if err != nil {
+		replicas.Close()
+		return "", nil, err
+	}
 	front := gateway.New(gateway.Options{
+		Queue:         calls.Queue,
 		Listener:      listener,
 		Provider:      web.InProcess(functions.Handler()),
 		Authenticator: auth.NewBasic("admin", password),
@@ -72,9 +78,11 @@ func startPlatform(ctx context.Context, dir string) (url string, stop func(), er
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = functions.Run(ctx) })
 	wg.Go(func() { _ = front.Run(ctx) })
+	wg.Go(func() { _ = calls.work(ctx, front.Handler()) })
 	return "http://" + listener.Addr().String(), func() {
 		cancel()
 		wg.Wait()
+		calls.close()
 		replicas.Close()
 	}, nil
 }
@@ -155,7 +163,7 @@ func (p *pretender) set(ref function.Ref, f pretended) {
 
 func (p *pretender) event(ref function.Ref, f pretended) function.Event {
 	settings, _ := function.ReadSettings(*f.Annotations, f.EnvVars) // the provider has read them before
-	e := &function.Endpoints{Ref: ref, Revision: f.revision, Desired: int(f.Replicas), Min: 1, Settings: settings, Failure: f.failure}
+	e := &function.Endpoints{Ref: ref, Revision: f.revision, Desired: int(f.Replicas), Min: 1, Settings: settings, Failure: f.failure, Annotations: function.CallAnnotations(*f.Annotations)}
 	for i := range f.AvailableReplicas {
 		e.Replicas = append(e.Replicas, function.Replica{ID: fmt.Sprintf("%s-%d", ref.Name, i), Address: p.address, Revision: f.serving, Ready: true})
 	}

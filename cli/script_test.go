@@ -3,6 +3,7 @@ package cli_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -52,6 +53,7 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // own at $OPENFAAS_URL, and is logged in to it.
 //
 //	code N graphene …         runs a command that must end with exit code N
+//	mkprogress FILE IN KEY    writes the file by which a batch of echo is continued
 //	until REGEXP graphene …   repeats a command until what it prints matches
 func TestScripts(t *testing.T) {
 	ctx := t.Context()
@@ -62,8 +64,9 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup:               func(env *testscript.Env) error { return setUp(ctx, env) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code":  exitsWith,
-			"until": until,
+			"code":       exitsWith,
+			"until":      until,
+			"mkprogress": makeProgress,
 		},
 	})
 }
@@ -148,4 +151,13 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("%s did not print %s in a minute: %v", strings.Join(args[1:], " "), want, err)
 		}
 	}
+}
+
+// makeProgress implements the command mkprogress.
+func makeProgress(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: mkprogress FILE IN KEY")
+	}
+	text := fmt.Sprintf(`{"key":%q,"gateway":%q,"function":"echo.openfaas-fn","input":%q}`, args[2], ts.Getenv("URL"), ts.MkAbs(args[1]))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o666))
 }

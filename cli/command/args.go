@@ -14,6 +14,9 @@ func MaxArgs(n int) cobra.PositionalArgs { return args(cobra.MaximumNArgs(n)) }
 // ExactArgs accepts n arguments.
 func ExactArgs(n int) cobra.PositionalArgs { return args(cobra.ExactArgs(n)) }
 
+// MinArgs accepts n arguments or more.
+func MinArgs(n int) cobra.PositionalArgs { return args(cobra.MinimumNArgs(n)) }
+
 // NoArgs accepts no argument.
 var NoArgs = args(cobra.NoArgs)
 

@@ -30,13 +30,14 @@ registry, with its state in one directory. It stops on SIGTERM or Ctrl-C, after
 the calls in flight.
 
 The first start makes an administrator, whose password is in the file
-auth/basic-auth-password of the data directory, and logs this command line in.
+auth/basic-auth-password of the data directory. Every start logs this command
+line in at the address it listens on.
 
 Every flag can be given as an environment variable too:
 
 `)
 	for _, f := range conf.Fields[Config]() {
-		fmt.Fprintf(&long, "  --%-16s %s\n", f.Flag(envPrefix), f.Env)
+		fmt.Fprintf(&long, "  --%-24s %s\n", f.Flag(envPrefix), f.Env)
 	}
 	cmd := &cobra.Command{
 		Use:   "serve",

@@ -40,6 +40,9 @@ func openDataDir(path string) (*dataDir, error) {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	d := &dataDir{path: path, lock: flock.New(filepath.Join(path, "lock"))}
+	if err := d.mustBeOurs(); err != nil {
+		return nil, err // before anything is left in it
+	}
 	locked, err := d.lock.TryLock()
 	if err != nil {
 		return nil, fmt.Errorf("lock data directory %s: %w", path, err)
@@ -59,9 +62,6 @@ func (d *dataDir) settle() error {
 	text, err := os.ReadFile(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if err := d.mustBeFresh(); err != nil {
-			return err
-		}
 		if err := writeFile(file, fmt.Appendf(nil, "%d\n", layoutVersion), 0o644); err != nil {
 			return fmt.Errorf("data directory: %w", err)
 		}
@@ -79,8 +79,12 @@ func (d *dataDir) settle() error {
 	return os.WriteFile(d.join("lock"), fmt.Appendf(nil, "%d\n", os.Getpid()), 0o600)
 }
 
-// mustBeFresh refuses a directory that holds somebody else's files.
-func (d *dataDir) mustBeFresh() error {
+// mustBeOurs refuses a directory that has no version and holds somebody
+// else's files.
+func (d *dataDir) mustBeOurs() error {
+	if _, err := os.Lstat(d.join("VERSION")); err == nil {
+		return nil
+	}
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
 		return fmt.Errorf("data directory: %w", err)

@@ -46,6 +46,11 @@ func TestADataDirectoryOfAnotherKindIsRefused(t *testing.T) {
 			if _, err := openDataDir(dir); !errors.Is(err, fault.Invalid) {
 				t.Fatalf("open = %v, want fault.Invalid", err)
 			}
+			if name == "strangers" {
+				if left, _ := os.ReadDir(dir); len(left) != 1 {
+					t.Errorf("the directory now holds %v", left)
+				}
+			}
 			for f, text := range files {
 				if got, _ := os.ReadFile(filepath.Join(dir, f)); string(got) != text {
 					t.Errorf("%s was changed to %q", f, got)

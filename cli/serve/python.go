@@ -23,19 +23,19 @@ type pythonFinder struct {
 	found pyenv.Interpreter
 }
 
-// newPythonFinder prefers the python3 that uid's PATH means. Replicas of a
-// platform that runs as root have user ids of their own, so root's choice must
-// be one that others can reach.
-func newPythonFinder(uid int) *pythonFinder {
+// choosePython returns a look that takes the python3 that PATH means, which is
+// also what the command line builds for. Where functions do not reach what
+// only this user may, it takes the first one that anybody does.
+func choosePython(reachesClosed bool) func(ctx context.Context) (pyenv.Interpreter, error) {
 	candidates := []string{"python3"}
-	if uid == 0 {
+	if !reachesClosed {
 		candidates = append(candidates, "/usr/local/bin/python3", "/usr/bin/python3")
 	}
-	return &pythonFinder{look: func(ctx context.Context) (pyenv.Interpreter, error) {
+	return func(ctx context.Context) (pyenv.Interpreter, error) {
 		var problems []error
 		for _, c := range candidates {
 			p, err := pyenv.Find(ctx, c)
-			if err == nil && uid == 0 {
+			if err == nil && !reachesClosed {
 				err = reachable(p)
 			}
 			if err == nil {
@@ -44,7 +44,7 @@ func newPythonFinder(uid int) *pythonFinder {
 			problems = append(problems, err)
 		}
 		return pyenv.Interpreter{}, errors.Join(problems...)
-	}}
+	}
 }
 
 // find returns the interpreter's path and what images for it are built for.
@@ -71,7 +71,7 @@ func (f *pythonFinder) target(ctx context.Context) (function.Target, error) {
 	return host(), nil
 }
 
-// reachable reports why users other than root cannot start p.
+// reachable reports why not every user can start p.
 func reachable(p pyenv.Interpreter) error {
 	for _, file := range []string{p.Path, p.Base} {
 		file, err := exec.LookPath(file)
@@ -87,7 +87,7 @@ func reachable(p pyenv.Interpreter) error {
 				return fault.NotFound.Errorf("find Python: %w", err)
 			}
 			if info.Mode().Perm()&0o001 == 0 {
-				return fault.Denied.Errorf("only root reaches %s, through %s: functions do not run as root", file, path)
+				return fault.Denied.Errorf("only its owner reaches %s, through %s, and functions run as other users", file, path)
 			}
 			if path == filepath.Dir(path) {
 				break

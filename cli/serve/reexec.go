@@ -13,6 +13,10 @@ const (
 	watchdogRole = "fwatchdog"      // stands in for the program of that name in images
 )
 
+// Isolation says in one line how far this machine lets a platform fence
+// functions in. The executable is as in [Options].
+func Isolation(executable string) string { return local.Probe([]string{executable, helperRole}) }
+
 // Reexec runs the role that the platform gave this process, if it gave one,
 // and returns its exit status. A main calls it before anything else.
 func Reexec(args, environ []string, stderr io.Writer) (handled bool, code int) {

@@ -93,7 +93,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	python := newPythonFinder(os.Getuid())
+	defer os.Remove(sockets) // fails, and may, while a replica that would not end has its socket there
+	python := &pythonFinder{}
 	functions, err := local.New(local.Options{
 		Dir:       dir.join("runtime"),
 		SocketDir: sockets,
@@ -106,6 +107,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	python.look = choosePython(functions.ReachesClosed()) // nobody asks before something is deployed
 	janitor := newJanitor(functions, registry, o.Log)
 	functionsAPI := provider.New(provider.Options{
 		Runtime:    janitor,

@@ -16,6 +16,7 @@ import (
 
 	"github.com/graphene-faas/graphene"
 	"github.com/graphene-faas/graphene/cli"
+	"github.com/graphene-faas/graphene/cli/command/system"
 	"github.com/graphene-faas/graphene/cli/logins"
 	"github.com/graphene-faas/graphene/cli/serve"
 )
@@ -60,11 +61,17 @@ func run() int {
 		Commands: []*cobra.Command{serve.NewCommand(serve.CommandOptions{
 			Environ:    os.Environ(),
 			Executable: executable,
-			Version:    types.VersionInfo{Release: version, SHA: cmp.Or(commit, "unknown")},
+			Version:    types.VersionInfo{Release: version, SHA: cmp.Or(commit, "unknown"), CommitMessage: "built from " + cmp.Or(commit, "unknown sources")},
 			LogIn:      logIn(dir),
 			Stdout:     os.Stdout,
 			Stderr:     os.Stderr,
 		})},
+		Checks: []system.Check{{
+			Name: "isolation",
+			Run: func(context.Context) (string, error) {
+				return "functions of a platform on this machine get: " + serve.Isolation(executable), nil
+			},
+		}},
 	})
 }
 

@@ -32,6 +32,9 @@ type invokeOptions struct {
 	dataSet     bool
 	verbose     bool
 	timeout     time.Duration
+
+	later later
+	batch batch
 }
 
 // methods are those that a function can be called with.
@@ -48,13 +51,31 @@ its answer to standard output as it comes.
 
 An answer that is no success ends with exit code 1, or, where the platform and
 not the function gave it, with the code of that error. --verbose shows status,
-headers and where the time went on standard error.`,
+headers and where the time went on standard error.
+
+With --async the call is put into the queue, and its id is written instead of an
+answer: "graphene calls" looks after it. --wait then waits for the answer.
+
+With --batch each line of a file is a call, or each row if its name ends in
+.csv, and --out gets one line for each, in order. Interrupted, by Ctrl-C or
+because the gateway went away, the same command goes on where it was.`,
 		Example: `  echo -n hello | graphene invoke echo
   graphene invoke wine --data @sample.json --content-type application/json --verbose
-  graphene invoke echo --method GET --query id=3 --path /items </dev/null`,
+  graphene invoke echo --method GET --query id=3 --path /items </dev/null
+  graphene invoke wine --async --wait --data @sample.json
+  graphene invoke wine --batch samples.jsonl --out answers.jsonl`,
 		Args: command.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.dataSet = cmd.Flags().Changed("data")
+			if err := o.check(); err != nil {
+				return err
+			}
+			switch {
+			case o.batch.in != "":
+				return o.runBatch(cmd.Context(), args[0])
+			case o.later.async:
+				return o.runLater(cmd.Context(), args[0])
+			}
 			return o.run(cmd.Context(), args[0])
 		},
 		ValidArgsFunction: f.CompleteFunctions,
@@ -68,6 +89,8 @@ headers and where the time went on standard error.`,
 	flags.StringVarP(&o.data, "data", "d", "", "body, or @FILE to read it from, instead of standard input")
 	flags.BoolVarP(&o.verbose, "verbose", "v", false, "show status, headers and times on standard error")
 	flags.DurationVar(&o.timeout, "timeout", 0, "longest time the call may take (default: the function's own)")
+	o.later.addFlags(flags)
+	o.batch.addFlags(flags)
 	command.CompleteFlag(cmd, "method", command.OneOf(methods[:]...))
 	return cmd
 }

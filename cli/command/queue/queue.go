@@ -1,0 +1,113 @@
+// Package queue holds the commands about the queues that asynchronous calls
+// wait in.
+package queue
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/graphene-faas/graphene/cli/command"
+	"github.com/graphene-faas/graphene/cli/term"
+	"github.com/graphene-faas/graphene/gateway/client"
+)
+
+// Command returns the command about queues.
+func Command(f *command.Factory) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "queue",
+		Aliases: []string{"queues"},
+		Short:   "Look at the queues of asynchronous calls",
+		GroupID: "platform",
+		Long: `Looks at the queues that asynchronous calls wait in. Functions share one, unless
+their annotation com.openfaas.queue names another.`,
+		Args: command.NoArgs,
+	}
+	cmd.AddCommand(listCommand(f), describeCommand(f))
+	return cmd
+}
+
+func listCommand(f *command.Factory) *cobra.Command {
+	var output term.Format
+	cmd := &cobra.Command{
+		Use:     "list",
+		Aliases: []string{"ls"},
+		Short:   "List queues: how many calls wait, and since when",
+		Example: `  graphene queue list`,
+		Args:    command.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := f.Client(cmd.Context())
+			if err != nil {
+				return err
+			}
+			ctx, cancel := command.Timeout(cmd.Context())
+			defer cancel()
+			all, err := c.Queues(ctx)
+			if err != nil {
+				return err
+			}
+			return output.Write(f.Streams.Out, all, func(t *term.Table) {
+				t.Header("NAME", "BACKLOG", "RETRIES", "FUNCTIONS", "AGE")
+				for _, q := range all {
+					t.Row(q.Name, strconv.Itoa(q.Backlog), strconv.Itoa(q.Waiting), strconv.Itoa(len(q.Functions)), age(q))
+				}
+			})
+		},
+	}
+	cmd.Flags().VarP(&output, "output", "o", "format of the result")
+	command.CompleteOutput(cmd)
+	return cmd
+}
+
+// age is how long the oldest call has waited.
+func age(q client.Queue) string {
+	if q.Oldest == nil {
+		return "-"
+	}
+	return max(0, time.Since(*q.Oldest)).Round(time.Second).String()
+}
+
+func describeCommand(f *command.Factory) *cobra.Command {
+	var output term.Format
+	cmd := &cobra.Command{
+		Use:     "describe NAME",
+		Aliases: []string{"get"},
+		Short:   "Show a queue, and which functions' calls wait in it",
+		Example: `  graphene queue describe faas-request`,
+		Args:    command.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := f.Client(cmd.Context())
+			if err != nil {
+				return err
+			}
+			ctx, cancel := command.Timeout(cmd.Context())
+			defer cancel()
+			q, err := c.Queue(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return output.Write(f.Streams.Out, q, func(t *term.Table) {
+				t.Row("Name:", q.Name)
+				t.Row("Backlog:", strconv.Itoa(q.Backlog))
+				t.Row("Waiting for a retry:", strconv.Itoa(q.Waiting))
+				t.Row("Age of the oldest:", age(q))
+				title := "Functions:"
+				names := slices.SortedFunc(maps.Keys(q.Functions), func(a, b string) int {
+					return cmp.Or(cmp.Compare(q.Functions[b], q.Functions[a]), strings.Compare(a, b))
+				})
+				for _, name := range names {
+					t.Row(title, name+": "+strconv.Itoa(q.Functions[name]))
+					title = ""
+				}
+			})
+		},
+	}
+	cmd.Flags().VarP(&output, "output", "o", "format of the result")
+	command.CompleteOutput(cmd)
+	return cmd
+}
