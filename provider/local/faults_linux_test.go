@@ -1,6 +1,7 @@
 package local_test
 
 import (
+	"archive/tar"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/openfaas/faas-provider/logs"
 	"github.com/openfaas/faas-provider/types"
 
@@ -311,6 +313,46 @@ func TestAFunctionIsFencedIn(t *testing.T) {
 		if _, err := os.Stat(leaked); err == nil {
 			t.Errorf("%s of a function appeared outside", leaked)
 		}
+	}
+}
+
+func TestAnInterpreterInAClosedDirectoryCanBeUsed(t *testing.T) {
+	closed := filepath.Join(passable(t), "closed")
+	exe := filepath.Join(closed, "python", "bin", "python3")
+	for name, mode := range map[string]os.FileMode{exe: 0o755, filepath.Join(closed, "python", "lib"): 0o644, filepath.Join(closed, "private"): 0o644} {
+		if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, []byte("x"), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(closed, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	o := options(t)
+	python := host
+	python.Python, python.Libc = "cp311", "glibc"
+	o.Python = func(context.Context) (string, function.Target, error) { return exe, python, nil }
+	f := start(t, o)
+	if !f.ReachesClosed() {
+		t.Skipf("NOT TESTED: functions cannot be shown what lies below closed directories: %s", f.Isolation())
+	}
+	f.images.put("python", layered(t, v1.Config{
+		Entrypoint: []string{"fwatchdog"},
+		Labels:     map[string]string{function.ImageBuilder: "layers", function.ImageTarget: python.String()},
+	}, []tar.Header{{Name: "home/app/function/handler.py", Mode: 0o644}}))
+	spec := f.spec("snake")
+	spec.Image = "python"
+	r := f.until(f.deploy(spec), "ready replica", ready(1)).Replicas[0]
+	if status, body := f.call(r, "/read?file="+filepath.Join(closed, "python", "lib")); status != 200 {
+		t.Errorf("the interpreter's library: %s", body)
+	}
+	if isolation, _, _ := strings.Cut(f.Isolation(), "; open: "); !strings.Contains(isolation, "Landlock") {
+		return
+	}
+	if status, _ := f.call(r, "/read?file="+filepath.Join(closed, "private")); status == 200 {
+		t.Errorf("what lies beside the interpreter can be read")
 	}
 }
 

@@ -3,6 +3,7 @@ package local
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,6 +27,14 @@ type isolation struct {
 	landlock int // version; 0: the kernel has none
 	// The kernel limits what replicas use. Nil: it does not let us.
 	groups *controlGroups
+}
+
+// Probe says in one line how far replicas that start through helper, as in
+// [Options], would be fenced in on this machine. It leaves nothing changed.
+func Probe(helper []string) string {
+	i := detectIsolation(Options{Helper: helper, Log: slog.New(slog.DiscardHandler)})
+	i.groups.close()
+	return i.String()
 }
 
 // String says in one line what is in effect and what is open.
@@ -58,11 +67,16 @@ func (i isolation) String() string {
 	return text
 }
 
+// reachesClosed reports whether directories that only this process's user may
+// enter are no obstacle: functions run as that user, or are shown what they
+// need below them.
+func (i isolation) reachesClosed() bool { return !i.ownUsers || i.mounts }
+
 // check reports, as fault.Invalid, why functions could not reach what they
 // need. Where they have users of their own and no view of the file system of
 // their own, others must be able to pass through to it.
 func (i isolation) check(paths ...string) error {
-	if !i.ownUsers || i.mounts {
+	if i.reachesClosed() {
 		return nil
 	}
 	for _, path := range paths {

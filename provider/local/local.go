@@ -244,6 +244,10 @@ func (r *Runtime) clean() {
 // Isolation says in one line how far replicas are fenced in on this machine.
 func (r *Runtime) Isolation() string { return r.isolation.String() }
 
+// ReachesClosed reports whether functions can use what [Options] names, and an
+// interpreter, also below directories that only this process's user may enter.
+func (r *Runtime) ReachesClosed() bool { return r.isolation.reachesClosed() }
+
 // Deploy implements package provider's Runtime. It waits for Run to begin.
 func (r *Runtime) Deploy(ctx context.Context, spec types.FunctionDeployment) error {
 	ref := function.Ref{Name: spec.Service, Namespace: spec.Namespace}

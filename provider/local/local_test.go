@@ -445,6 +445,9 @@ func TestAReplicaAnswersOnItsSocket(t *testing.T) {
 	if status, body := f.call(e.Replicas[0], "/"); status != 200 || body != "hello from echo" {
 		t.Errorf("got %d %q", status, body)
 	}
+	if probed := local.Probe(f.options.Helper); probed != f.Isolation() {
+		t.Errorf("without a runtime it would be %s", probed)
+	}
 }
 
 // platform is a runtime in a process of its own.
