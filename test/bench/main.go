@@ -27,6 +27,8 @@ func main() { os.Exit(run(os.Args[1:])) }
 // options are what the sections can be told.
 type options struct {
 	graphene    string        // the program, for sections that start a platform
+	fwatchdog   string        // the program, for sections about functions
+	python      string        // the interpreter to make the virtual environment of such sections with
 	rounds      int           // measurements of each peer; the median counts
 	connections int           // of the load generator
 	body        int           // bytes to POST; 0 is GET
@@ -44,6 +46,10 @@ type section struct {
 var sections = []section{
 	{"gateway", "The gateway's request path", benchGateway},
 	{"embedded", "The embedded platform", benchEmbedded},
+	{"python", "Functions in Python", benchPython},
+	{"go", "Functions in Go", benchGo},
+	{"fork", "One more worker", benchFork},
+	{"fwatchdog", "The watchdog itself", benchWatchdog},
 }
 
 func run(args []string) int {
@@ -57,6 +63,8 @@ func run(args []string) int {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	var o options
 	flags.StringVar(&o.graphene, "graphene", "bin/graphene", "the program, for sections that start a platform")
+	flags.StringVar(&o.fwatchdog, "fwatchdog", "bin/fwatchdog", "the program, for sections about functions")
+	flags.StringVar(&o.python, "python", "python3", "the interpreter of Python functions")
 	flags.IntVar(&o.rounds, "rounds", 3, "measurements of each peer; the median counts")
 	flags.IntVar(&o.connections, "connections", 16, "connections of the load generator")
 	flags.IntVar(&o.body, "body", 0, "bytes to POST; 0 sends GET")

@@ -34,7 +34,7 @@ type report struct {
 }
 
 // serve plays one role, "upstream", "bare", "pooled" or "gateway", with the
-// upstream at a socket.
+// upstream at a socket, or "handler" or "function", which have none.
 // It ends with its standard input.
 func serve(args []string) error {
 	if len(args) != 2 {
@@ -49,6 +49,9 @@ func serve(args []string) error {
 	network, address := "tcp", "127.0.0.1:0"
 	var handler http.Handler
 	var background func(context.Context) error
+	answer := func(ctx context.Context, ln net.Listener) error {
+		return web.Serve(ctx, ln, handler, web.ServeOptions{})
+	}
 	switch role {
 	case "upstream":
 		network, address, handler = "unix", socket, http.HandlerFunc(echo)
@@ -63,6 +66,19 @@ func serve(args []string) error {
 		if handler, background, err = front(socket); err != nil {
 			return err
 		}
+	case "handler":
+		answer = func(ctx context.Context, ln net.Listener) error {
+			return serveHandler(ctx, ln, http.HandlerFunc(echo))
+		}
+	case "function":
+		accessLog, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		defer accessLog.Close()
+		answer = func(ctx context.Context, ln net.Listener) error {
+			return serveFunction(ctx, ln, http.HandlerFunc(echo), accessLog)
+		}
 	default:
 		return fmt.Errorf("unknown role %q", role)
 	}
@@ -76,7 +92,7 @@ func serve(args []string) error {
 	if background != nil {
 		parts.Go(func() { _ = background(ctx) })
 	}
-	parts.Go(func() { _ = web.Serve(ctx, ln, handler, web.ServeOptions{}) })
+	parts.Go(func() { _ = answer(ctx, ln) })
 
 	in := json.NewDecoder(os.Stdin)
 	out := json.NewEncoder(os.Stdout)
