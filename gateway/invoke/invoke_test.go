@@ -321,6 +321,43 @@ func TestExecTimeoutEndsACallThatTakesTooLong(t *testing.T) {
 	}
 }
 
+func TestExecTimeoutDoesNotEndATunnel(t *testing.T) {
+	limit := 50 * time.Millisecond
+	in := startInstance(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "echo")
+		w.WriteHeader(http.StatusSwitchingProtocols)
+		conn, brw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_, _ = io.Copy(conn, brw)
+	}))
+	table := startTable(t, TableOptions{})
+	e := endpoints(in)
+	e.Settings.ExecTimeout = function.Duration(limit)
+	table.Set(e)
+	table.Synced()
+	conn, br := dial(t, startProxy(t, table))
+	fmt.Fprint(conn, "GET /function/echo HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	if res := readHead(t, br, "GET"); res.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("got %d", res.StatusCode)
+	}
+	over := time.After(limit + 2*timeoutGrace)
+	for done := false; !done; {
+		fmt.Fprint(conn, "still there\n")
+		if line, err := br.ReadString('\n'); line != "still there\n" {
+			t.Fatalf("got %q, %v", line, err)
+		}
+		select {
+		case <-over:
+			done = true
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
 func TestACallerThatSendsTooSlowlyLosesItsSlot(t *testing.T) {
 	for _, head := range []string{"Content-Length: 10", "Content-Length: 100000", "Transfer-Encoding: chunked"} {
 		in := startInstance(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }))

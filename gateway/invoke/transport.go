@@ -343,6 +343,9 @@ func (x *exchange) fail(err error, sent bool) error {
 func (x *exchange) answered(res *http.Response) {
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
+		// The timeout bounded the change of protocol; how long the two sides
+		// talk from here on is theirs to say.
+		_ = x.conn.SetDeadline(time.Time{}) // a connection that is broken will say so
 		res.Body = &tunnel{conn: x.conn, stop: x.stop}
 		return
 	case res.Body == http.NoBody:
