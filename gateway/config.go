@@ -12,6 +12,7 @@ import (
 
 	"github.com/graphene-faas/graphene/gateway/async"
 	"github.com/graphene-faas/graphene/gateway/auth"
+	"github.com/graphene-faas/graphene/gateway/metrics"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 )
@@ -102,6 +103,9 @@ type Options struct {
 	// Queue accepts asynchronous calls; nil is none. Whoever opened it runs the
 	// worker.
 	Queue *async.Queue
+	// QueueMetrics are those that Queue counts in, to be shown with the
+	// gateway's own; nil shows none.
+	QueueMetrics *metrics.Queue
 
 	Namespace string // of functions that name none; "" is function.DefaultNamespace
 	Version   types.VersionInfo

@@ -63,6 +63,9 @@ func (f *fakeRuntime) set(s types.FunctionStatus) {
 
 func (f *fakeRuntime) event(s types.FunctionStatus) function.Event {
 	e := &function.Endpoints{Ref: function.Ref{Name: s.Name, Namespace: s.Namespace}, Desired: int(s.Replicas), Min: 1}
+	if s.Annotations != nil {
+		e.Annotations = function.CallAnnotations(*s.Annotations)
+	}
 	if s.AvailableReplicas > 0 {
 		e.Replicas = []function.Replica{{ID: "1", Address: f.address, Ready: true}}
 	}

@@ -90,8 +90,28 @@ func New(o Options) *Gateway {
 	if o.Queue != nil {
 		g.async = async.NewAPI(async.APIOptions{Queue: o.Queue, Find: g.table.Find, May: may, Log: o.Log})
 	}
+	if o.Queue != nil && o.QueueMetrics != nil {
+		g.metrics.AddQueue(o.QueueMetrics, g.queueStates)
+	}
 	g.handler = g.routes()
 	return g
+}
+
+// queueStates says what the queues hold, for the metrics.
+func (g *Gateway) queueStates(ctx context.Context) ([]metrics.QueueState, error) {
+	queues, err := g.o.Queue.Queues(ctx)
+	if err != nil {
+		return nil, err
+	}
+	states := make([]metrics.QueueState, 0, len(queues))
+	for _, q := range queues {
+		s := metrics.QueueState{Name: q.Name, Pending: q.Functions}
+		if q.Oldest != nil {
+			s.Oldest = *q.Oldest
+		}
+		states = append(states, s)
+	}
+	return states, nil
 }
 
 // Handler answers everything the gateway serves to callers. It is what Run

@@ -21,6 +21,7 @@ import (
 
 	"github.com/graphene-faas/graphene/gateway"
 	"github.com/graphene-faas/graphene/gateway/api"
+	"github.com/graphene-faas/graphene/gateway/async"
 	"github.com/graphene-faas/graphene/gateway/auth"
 	"github.com/graphene-faas/graphene/gateway/client"
 	"github.com/graphene-faas/graphene/internal/fault"
@@ -232,7 +233,16 @@ function's name in the path (` + "`NAME.NAMESPACE`" + `); places that disagree a
 		}
 		fmt.Fprintf(&page, "| %s | `%s` | `%s` |\n", r.Method, r.Path, r.Action)
 	}
+	for _, r := range async.NewAPI(async.APIOptions{}).Routes() {
+		if !known[r.Action] {
+			t.Errorf("%s %s needs %q, which is no action", r.Method, r.Path, r.Action)
+		}
+		fmt.Fprintf(&page, "| %s | `%s` | `%s` |\n", r.Method, r.Path, r.Action)
+	}
 	page.WriteString(`
+The routes about calls and queues, and those under ` + "`/async-function/`" + ` and
+` + "`/async-batch/`" + `, which are open, are described with [the queue](queue.md).
+
 Open to everybody: ` + "`/function/NAME[.NAMESPACE]/…`" + ` with every verb, ` + "`GET /healthz`" + `, ` + "`GET /`" + `.
 ` + "`/v2/…`" + ` is the OCI registry, where there is one; reading it needs
 ` + "`Function:Get`" + `, writing ` + "`Function:Create`" + `.

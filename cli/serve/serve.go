@@ -30,6 +30,7 @@ import (
 
 	"github.com/graphene-faas/graphene/gateway"
 	"github.com/graphene-faas/graphene/gateway/auth"
+	gatewaymetrics "github.com/graphene-faas/graphene/gateway/metrics"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/web"
@@ -76,7 +77,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	if metrics != nil {
 		defer metrics.Close()
 	}
-	calls, err := openQueue(ctx, dir.join("queue"), o, nil)
+	counted := gatewaymetrics.NewQueue()
+	calls, err := openQueue(ctx, dir.join("queue"), o, counted)
 	if err != nil {
 		return err
 	}
@@ -124,6 +126,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		Authenticator:   auth.NewBasic(user, password),
 		Registry:        registry,
 		Queue:           calls.Queue,
+		QueueMetrics:    counted,
 		Version:         o.Version,
 		Target:          python.target,
 		ReadTimeout:     o.ReadTimeout.Std(),

@@ -57,6 +57,7 @@ func Definitions() []Definition {
 		functionsSeconds, invocationTotal, invocationStarted, invocationInflight,
 		serviceCount, serviceReadyCount, serviceMin,
 		requestsTotal, requestSeconds,
+		queueSubmitted, queueProcessed, queueInflight, queuePending, queueAge, queueReconnects,
 	}
 }
 

@@ -1,6 +1,8 @@
 package metrics_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -154,12 +156,19 @@ func TestTheReferencePageListsWhatTheRegistryHolds(t *testing.T) {
 	f := m.Function(echo)
 	f.Started()
 	f.Finished(200, time.Second)
+	q := metrics.NewQueue()
+	m.AddQueue(q, func(context.Context) ([]metrics.QueueState, error) {
+		return []metrics.QueueState{{Name: "q", Pending: map[string]uint64{echo.String(): 3}, Oldest: time.Now()}}, nil
+	})
+	q.Submitted("q")
+	q.Processed("q")
+	q.Running("q", echo, 1)
 	m.Route("/", http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
 
 	kinds := map[string]string{}
 	for _, line := range scrape(t, m, "# TYPE ") {
 		f := strings.Fields(line)
-		if name, kind := f[2], f[3]; strings.HasPrefix(name, "gateway_") || strings.HasPrefix(name, "http_") {
+		if name, kind := f[2], f[3]; strings.HasPrefix(name, "gateway_") || strings.HasPrefix(name, "http_") || strings.HasPrefix(name, "queue_worker_") {
 			kinds[name] = kind
 		}
 	}
@@ -185,6 +194,27 @@ Generated from the gateway's registry by the tests of package
 		t.Errorf("the registry holds metrics without a definition: %v", kinds)
 	}
 	testkit.Golden(t, "../../docs/reference/metrics.md", []byte(page.String()))
+}
+
+func TestAQueueThatIsDownHidesNothingElse(t *testing.T) {
+	m, q := metrics.New(nil), metrics.NewQueue()
+	m.AddQueue(q, func(context.Context) ([]metrics.QueueState, error) { return nil, errors.New("down") })
+	q.Submitted("q")
+	q.Running("q", echo, 2)
+	q.Running("q", echo, -1)
+	got := scrape(t, m, "queue_worker_")
+	want := []string{
+		`queue_worker_function_invocation_inflight{function_name="echo.openfaas-fn",queue_name="q"} 1`,
+		`queue_worker_messages_submitted_total{queue_name="q"} 1`,
+		`queue_worker_nats_reconnect_total 0`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	q.Running("q", echo, -1)
+	if got := scrape(t, m, "queue_worker_function"); len(got) != 0 {
+		t.Errorf("a function without calls has the series %q", got)
+	}
 }
 
 func BenchmarkCountingOneCall(b *testing.B) {
