@@ -124,6 +124,12 @@ func (p *parser) warn(n *yaml.Node, format string, args ...any) {
 	p.warnings = append(p.warnings, p.at(n)+fmt.Sprintf(format, args...))
 }
 
+// withoutEffect accepts any value of a key that faas-cli knows and that has no
+// effect here, and says so.
+func (p *parser) withoutEffect(key, instead string) func(*yaml.Node) {
+	return func(n *yaml.Node) { p.warn(n, "%s has no effect: %s", key, instead) }
+}
+
 func (p *parser) stack(st *Stack, root *yaml.Node) {
 	p.mapping(root, "the file", fields{
 		"version": func(n *yaml.Node) {
@@ -190,8 +196,8 @@ func (p *parser) function(name, value *yaml.Node) Function {
 		"skip_build":    p.bool(&f.SkipBuild),
 		"build_args":    p.stringMap(&f.BuildArgs),
 		"build_options": p.stringList(&f.BuildOptions),
-		"build_secrets": p.stringMap(&f.BuildSecrets),
-		"platforms":     p.string(&f.Platforms),
+		"build_secrets": p.withoutEffect("build_secrets", "builds take no secrets yet"),
+		"platforms":     p.withoutEffect("platforms", "\"graphene build --target\" chooses the machine to build for"),
 	}
 	for _, s := range function.ListSettings() {
 		keys[s.Name] = func(n *yaml.Node) { settings[s.Name] = n }

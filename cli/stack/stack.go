@@ -76,8 +76,6 @@ type Function struct {
 	SkipBuild    bool
 	BuildArgs    map[string]string
 	BuildOptions []string
-	BuildSecrets map[string]string // id → path of a file
-	Platforms    string            // comma-separated, such as "linux/amd64,linux/arm64"
 }
 
 // Resources are amounts of memory and processor time as Kubernetes writes

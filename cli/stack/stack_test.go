@@ -88,8 +88,6 @@ func TestACompleteFileIsRead(t *testing.T) {
 
 			BuildArgs:    map[string]string{"A": "1"},
 			BuildOptions: []string{"dev"},
-			BuildSecrets: map[string]string{"npm": "./npmrc"},
-			Platforms:    "linux/amd64",
 		}, {
 			Name:      "figlet",
 			Image:     "ghcr.io/openfaas/figlet:latest",
@@ -97,7 +95,11 @@ func TestACompleteFileIsRead(t *testing.T) {
 		}},
 		Templates: []stack.TemplateSource{{Name: "rust", Source: "https://example.com/rust.git#v1"}},
 		Copy:      []string{"./shared"},
-		Warnings:  []string{`stack.yaml:6:1: the file has an unknown key "x-common"`},
+		Warnings: []string{
+			`stack.yaml:6:1: the file has an unknown key "x-common"`,
+			`stack.yaml:37:20: build_secrets has no effect: builds take no secrets yet`,
+			`stack.yaml:38:16: platforms has no effect: "graphene build --target" chooses the machine to build for`,
+		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
