@@ -140,7 +140,7 @@ type platform struct {
 var readyLine = regexp.MustCompile(`ready at (http://\S+)`)
 
 func start(ctx context.Context, graphene, dataDir string, environ []string) (*platform, string, error) {
-	args := []string{"serve", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data-dir", dataDir}
+	args := []string{"serve", "--log-level", "warn", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data-dir", dataDir}
 	fmt.Printf("$ graphene %s\n", strings.Join(args, " "))
 	cmd := exec.Command(graphene, args...)
 	cmd.Env, cmd.Stderr = environ, os.Stderr
