@@ -74,6 +74,9 @@ const (
 
 // Options tune a [Queue]. Zero values mean the default in the field's comment.
 type Options struct {
+	// Existing leaves the streams as they are, and makes none: it is for those
+	// who only use what the gateway has made.
+	Existing bool
 	// Replicas is how many servers of a cluster hold each stream; 0 is 1.
 	Replicas int
 	// MaxBacklog is how many calls of one function may wait; 0 is 1,048,576.
@@ -190,7 +193,12 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 		s.config.Storage = jetstream.FileStorage
 		s.config.Replicas = o.Replicas
 		s.config.AllowDirect = true
-		if *s.stream, err = js.CreateOrUpdateStream(ctx, s.config); err != nil {
+		if o.Existing {
+			*s.stream, err = js.Stream(ctx, s.config.Name)
+		} else {
+			*s.stream, err = js.CreateOrUpdateStream(ctx, s.config)
+		}
+		if err != nil {
 			return nil, unavailable(fmt.Errorf("open stream %s: %w", s.config.Name, err))
 		}
 	}
@@ -202,7 +210,12 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 		{&q.responses, jetstream.ObjectStoreConfig{Bucket: responsesBucket, TTL: o.ResultAge}},
 	} {
 		b.config.Replicas = o.Replicas
-		if *b.bucket, err = js.CreateOrUpdateObjectStore(ctx, b.config); err != nil {
+		if o.Existing {
+			*b.bucket, err = js.ObjectStore(ctx, b.config.Bucket)
+		} else {
+			*b.bucket, err = js.CreateOrUpdateObjectStore(ctx, b.config)
+		}
+		if err != nil {
 			return nil, unavailable(fmt.Errorf("open object store %s: %w", b.config.Bucket, err))
 		}
 	}
