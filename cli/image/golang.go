@@ -252,7 +252,10 @@ func (b *build) compile(ctx context.Context, module, out string, target function
 
 var (
 	handlerPath = regexp.MustCompile(`(?m)(^|[\s(])(?:\./)?function/`)
-	noise       = regexp.MustCompile(`(?m)^(# .*|go: downloading .*|go: finding .*)\n`)
+	// otherPackage is how the compiler sees a handler that is in a package of
+	// another name.
+	otherPackage = regexp.MustCompile(`"handler/function" imported as \w+ and not used|import "handler/function" is a program`)
+	noise        = regexp.MustCompile(`(?m)^(# .*|go: downloading .*|go: finding .*)\n`)
 )
 
 // compilerText turns the go command's words into the author's terms: paths
@@ -264,7 +267,7 @@ func compilerText(output, dir string) string {
 		return prefix + filepath.Clean(dir) + string(filepath.Separator)
 	})
 	text = strings.TrimSpace(text)
-	if strings.Contains(text, "function.Handle") {
+	if strings.Contains(text, "function.Handle") || otherPackage.MatchString(text) {
 		return fmt.Sprintf("%s must define func Handle(w http.ResponseWriter, r *http.Request) in package function\n%s", dir, text)
 	}
 	return text

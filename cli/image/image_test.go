@@ -286,6 +286,8 @@ func TestGoErrorsNameTheAuthorsFiles(t *testing.T) {
 		{"types", map[string]string{"handler.go": goHandler + "\nvar x int = \"y\"\n", "sub/sub.go": "package sub\n"}, []string{"handler.go:7:13: cannot use"}},
 		{"subpackage", map[string]string{"handler.go": strings.Replace(goHandler, "\"net/http\"", "(\n\"net/http\"\n_ \"handler/function/sub\"\n)", 1), "sub/sub.go": "package sub\n\nvar x = y\n"}, []string{"sub/sub.go:3:9: undefined: y"}},
 		{"no Handle", map[string]string{"handler.go": "package function\n\nfunc handle() {}\n"}, []string{"must define func Handle(w http.ResponseWriter"}},
+		{"another package", map[string]string{"handler.go": strings.Replace(goHandler, "package function", "package wrong", 1)}, []string{"must define func Handle(w http.ResponseWriter"}},
+		{"a program", map[string]string{"handler.go": strings.Replace(goHandler, "package function", "package main", 1)}, []string{"must define func Handle(w http.ResponseWriter"}},
 		{"another Handle", map[string]string{"handler.go": "package function\n\nfunc Handle(s string) string { return s }\n"}, []string{"must define func Handle(w http.ResponseWriter"}},
 		{"no Go files", map[string]string{"handler.py": ""}, []string{"has no Go files"}},
 		{"bad go.mod", map[string]string{"handler.go": goHandler, "go.mod": "module handler/function\nrequire x\n"}, []string{"go.mod:2"}},

@@ -32,7 +32,7 @@ func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 // where the directory it ran in, a copy, is called by the handler's name.
 func (b *build) runTool(ctx context.Context, cmd *exec.Cmd) error {
 	var tail tailWriter
-	out := io.MultiWriter(b.Output, &tail)
+	out := untilDone{ctx, io.MultiWriter(b.Output, &tail)}
 	cmd.Stdout, cmd.Stderr = out, out
 	err := cmd.Run()
 	if err != nil && ctx.Err() != nil {
@@ -42,6 +42,20 @@ func (b *build) runTool(ctx context.Context, cmd *exec.Cmd) error {
 		return fmt.Errorf("%w\n%s", err, strings.ReplaceAll(tail.String(), cmd.Dir, filepath.Clean(b.Dir)))
 	}
 	return nil
+}
+
+// An untilDone drops what is written after its context has ended: what a tool
+// says of being interrupted, such as Python's traceback, is news to nobody.
+type untilDone struct {
+	ctx context.Context
+	w   io.Writer
+}
+
+func (u untilDone) Write(p []byte) (int, error) {
+	if u.ctx.Err() != nil {
+		return len(p), nil
+	}
+	return u.w.Write(p)
 }
 
 // A tailWriter remembers the end of what is written to it.
