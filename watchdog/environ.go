@@ -11,7 +11,10 @@ import (
 	"time"
 )
 
-const defaultTimeout = 30 * time.Second
+const (
+	defaultTimeout = 30 * time.Second
+	defaultBuffer  = 64 << 20
+)
 
 // FromEnviron reads Options from an environment in the form of [os.Environ],
 // by of-watchdog's names and Graphene's own. It fills everything that is data;
@@ -41,11 +44,22 @@ func FromEnviron(environ []string) (Options, error) {
 		MaxInflight:    e.number("max_inflight", 0, 0, 1<<30),
 		MaxHeaderBytes: int(e.size("max_header_bytes", 1<<20)),
 		MaxBody:        e.size("max_body", 0),
+		MaxBuffer:      e.size("max_buffer", defaultBuffer),
 		ReadyPath:      e.text("ready_path"),
 
-		PrefixLogs: e.boolean("prefix_logs", true),
+		BufferBody:  e.boolean(false, "http_buffer_req_body", "buffer_http"),
+		ContentType: e.text("content_type"),
+		Classic: ClassicOptions{
+			CGIHeaders:     e.boolean(true, "cgi_headers"),
+			CombineOutput:  e.boolean(true, "combine_output"),
+			MarshalRequest: e.boolean(false, "marshal_request"),
+			WriteDebug:     e.boolean(false, "write_debug"),
+			DebugHeaders:   e.boolean(false, "debug_headers"),
+		},
+
+		PrefixLogs: e.boolean(true, "prefix_logs"),
 		LogBuffer:  e.number("log_buffer_size", 64<<10, -1, 1<<30),
-		LogCallID:  e.boolean("log_callid", false),
+		LogCallID:  e.boolean(false, "log_callid", "log_call_id"),
 
 		Workers: WorkerOptions{
 			Min:         e.number("workers_min", 0, 0, 1<<16),
@@ -57,6 +71,16 @@ func FromEnviron(environ []string) (Options, error) {
 			HandlerDir:  e.text("handler_dir"),
 			Style:       e.text("handler_style"),
 		},
+	}
+	if o.Mode == "" && len(o.Process) > 0 {
+		o.Mode = Streaming
+	}
+	if o.ContentType == "" && o.Mode != Classic {
+		o.ContentType = "application/octet-stream"
+	}
+	if e.boolean(false, "jwt_auth") {
+		// To serve anyone where the function's owner asked for a check would be worse than not to start.
+		e.bad("jwt_auth", "true", "false: checking the tokens of callers in the function is not supported yet")
 	}
 	// A call is bounded by exec_timeout alone unless the others are set, so
 	// that raising one setting is enough for a slow function.
@@ -79,7 +103,7 @@ func FromEnviron(environ []string) (Options, error) {
 		o.Listen = listen
 	} else {
 		o.Metrics = ":" + strconv.Itoa(e.number("metrics_port", 8081, 1, 65535))
-		if !e.boolean("suppress_lock", false) {
+		if !e.boolean(false, "suppress_lock") {
 			o.LockFile = "/tmp/.lock"
 		}
 	}
@@ -144,18 +168,21 @@ func (e *environment) number(name string, unset, low, high int) int {
 	return n
 }
 
-func (e *environment) boolean(name string, unset bool) bool {
-	switch v := e.text(name); v {
-	case "":
-		return unset
-	case "true", "1":
-		return true
-	case "false", "0":
-		return false
-	default:
-		e.bad(name, v, "true or false")
-		return unset
+// boolean is the first of names that is set.
+func (e *environment) boolean(unset bool, names ...string) bool {
+	for _, name := range names {
+		switch v := e.text(name); v {
+		case "":
+			continue
+		case "true", "1":
+			return true
+		case "false", "0":
+			return false
+		default:
+			e.bad(name, v, "true or false")
+		}
 	}
+	return unset
 }
 
 // duration reads bare seconds or Go's notation.

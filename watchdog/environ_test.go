@@ -12,6 +12,8 @@ import (
 	"github.com/graphene-faas/graphene/watchdog"
 )
 
+var classicDefaults = watchdog.ClassicOptions{CGIHeaders: true, CombineOutput: true}
+
 func TestFromEnvironReadsEverySetting(t *testing.T) {
 	tests := map[string]struct {
 		environ []string
@@ -21,31 +23,34 @@ func TestFromEnvironReadsEverySetting(t *testing.T) {
 			want: watchdog.Options{
 				Listen: "tcp::8080", Metrics: ":8081", LockFile: "/tmp/.lock", StaticPath: "/home/app/public",
 				ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second, ExecTimeout: 30 * time.Second,
-				MaxHeaderBytes: 1 << 20, PrefixLogs: true, LogBuffer: 64 << 10,
+				MaxHeaderBytes: 1 << 20, MaxBuffer: 64 << 20, PrefixLogs: true, LogBuffer: 64 << 10,
+				ContentType: "application/octet-stream", Classic: classicDefaults,
 			},
 		},
 		"of-watchdog's": {
 			environ: []string{
 				"mode=http", "fprocess=old one", "function_process=python  -m app", "upstream_url=http://127.0.0.1:1", "http_upstream_url=http://127.0.0.1:5000",
 				"port=8090", "read_timeout=5", "write_timeout=1m", "exec_timeout=10s", "healthcheck_interval=3", "max_inflight=7",
-				"prefix_logs=0", "log_buffer_size=-1", "log_callid=true", "ready_path=ok", "suppress_lock=1", "static_path=/srv",
+				"prefix_logs=0", "log_buffer_size=-1", "log_call_id=true", "http_buffer_req_body=true", "ready_path=ok", "suppress_lock=1", "static_path=/srv",
 			},
 			want: watchdog.Options{
 				Mode: watchdog.HTTP, Process: []string{"python", "-m", "app"}, Upstream: &url.URL{Scheme: "http", Host: "127.0.0.1:5000"},
 				Listen: "tcp::8090", Metrics: ":8081", StaticPath: "/srv",
 				ReadTimeout: 5 * time.Second, WriteTimeout: time.Minute, ExecTimeout: 10 * time.Second, DrainDelay: 3 * time.Second,
-				MaxInflight: 7, MaxHeaderBytes: 1 << 20, LogBuffer: 16 << 20, LogCallID: true, ReadyPath: "/ok",
+				ContentType: "application/octet-stream", Classic: classicDefaults,
+				MaxInflight: 7, MaxHeaderBytes: 1 << 20, MaxBuffer: 64 << 20, BufferBody: true, LogBuffer: 16 << 20, LogCallID: true, ReadyPath: "/ok",
 			},
 		},
 		"a pool behind a socket": {
 			environ: []string{
 				"mode=pool", "fprocess=python3 -m graphene_function", "listen=unix:/run/f.sock", "listen_peer_uid=0", "lifeline_fd=3", "exec_timeout=0",
 				"workers=4", "workers_min=2", "threads=3", "max_requests=100", "max_memory=512Mi", "load_timeout=5m", "handler_dir=src", "handler_style=model",
-				"max_body=1k", "max_header_bytes=2Ki",
+				"max_body=1k", "max_buffer=3Ki", "max_header_bytes=2Ki",
 			},
 			want: watchdog.Options{
 				Mode: watchdog.Pool, Process: []string{"python3", "-m", "graphene_function"}, Listen: "unix:/run/f.sock", PeerUID: new(0), LifelineFD: 3,
-				StaticPath: "/home/app/public", MaxHeaderBytes: 2 << 10, MaxBody: 1000, PrefixLogs: true, LogBuffer: 64 << 10,
+				StaticPath: "/home/app/public", MaxHeaderBytes: 2 << 10, MaxBody: 1000, MaxBuffer: 3 << 10,
+				ContentType: "application/octet-stream", Classic: classicDefaults, PrefixLogs: true, LogBuffer: 64 << 10,
 				Workers: watchdog.WorkerOptions{
 					Min: 2, Max: 4, Threads: 3, MaxRequests: 100, MaxMemory: 512 << 20, LoadTimeout: 5 * time.Minute, HandlerDir: "src", Style: "model",
 				},
@@ -56,7 +61,28 @@ func TestFromEnvironReadsEverySetting(t *testing.T) {
 			want: watchdog.Options{
 				Mode: watchdog.HTTP, Process: []string{"x"}, Upstream: &url.URL{Scheme: "http", Host: "127.0.0.1:5001"}, Listen: "unix:/s", StaticPath: "/home/app/public",
 				ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second, ExecTimeout: 30 * time.Second,
-				MaxHeaderBytes: 1 << 20, PrefixLogs: true, LogBuffer: 64 << 10,
+				MaxHeaderBytes: 1 << 20, MaxBuffer: 64 << 20, PrefixLogs: true, LogBuffer: 64 << 10,
+				ContentType: "application/octet-stream", Classic: classicDefaults,
+			},
+		},
+		"a program and no mode": {
+			environ: []string{"fprocess=cat", "content_type=text/plain", "listen=unix:/s"},
+			want: watchdog.Options{
+				Mode: watchdog.Streaming, Process: []string{"cat"}, Listen: "unix:/s", StaticPath: "/home/app/public",
+				ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second, ExecTimeout: 30 * time.Second,
+				MaxHeaderBytes: 1 << 20, MaxBuffer: 64 << 20, PrefixLogs: true, LogBuffer: 64 << 10,
+				ContentType: "text/plain", Classic: classicDefaults,
+			},
+		},
+		"the classic watchdog's": {
+			environ: []string{
+				"mode=classic", "fprocess=cat", "listen=unix:/s", "cgi_headers=false", "combine_output=0", "marshal_request=true", "write_debug=1", "debug_headers=true",
+			},
+			want: watchdog.Options{
+				Mode: watchdog.Classic, Process: []string{"cat"}, Listen: "unix:/s", StaticPath: "/home/app/public",
+				ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second, ExecTimeout: 30 * time.Second,
+				MaxHeaderBytes: 1 << 20, MaxBuffer: 64 << 20, PrefixLogs: true, LogBuffer: 64 << 10,
+				Classic: watchdog.ClassicOptions{MarshalRequest: true, WriteDebug: true, DebugHeaders: true},
 			},
 		},
 	}
@@ -77,6 +103,7 @@ func TestFromEnvironReportsEveryBadValueTogether(t *testing.T) {
 	environ := []string{
 		"port=http", "exec_timeout=soon", "max_inflight=-1", "prefix_logs=yes", "max_memory=1Q", "workers=2", "workers_min=3",
 		"upstream_url=localhost", "listen=tcp:1", "handler_style=flask", "listen_peer_uid=root", "lifeline_fd=2",
+		"jwt_auth=true",
 	}
 	_, err := watchdog.FromEnviron(environ)
 	if err == nil {

@@ -19,6 +19,9 @@ func (wd *Watchdog) logAccess(r *http.Request, a *answer) {
 	}
 	line := fmt.Sprintf("%s %s %s - %d %s - ContentLength: %dB (%.4fs)",
 		time.Now().Format(logTime), r.Method, r.RequestURI, a.status, http.StatusText(a.status), a.written, time.Since(a.start).Seconds())
+	if wd.o.Mode == Classic && a.status == http.StatusOK {
+		line = fmt.Sprintf("%s Wrote %d Bytes - Duration: %.6fs", time.Now().Format(logTime), a.written, time.Since(a.start).Seconds())
+	}
 	if id := r.Header.Get("X-Call-Id"); wd.o.LogCallID && id != "" {
 		line += " [" + id + "]"
 	}

@@ -13,10 +13,13 @@ import (
 type Mode string
 
 const (
-	HTTP      Mode = "http"   // a child process that is an HTTP server; requests are proxied to it
-	Static    Mode = "static" // files of a directory
-	InProcess Mode = "inproc" // a Go handler in this process
-	Pool      Mode = "pool"   // Python workers forked from one process that has loaded the function
+	HTTP        Mode = "http"        // a child process that is an HTTP server; requests are proxied to it
+	Streaming   Mode = "streaming"   // a process for each call; what it prints is the answer, as it prints it
+	Serializing Mode = "serializing" // a process for each call; the answer is sent when it has ended well
+	Classic     Mode = "classic"     // as Serializing, with the habits of OpenFaaS's first watchdog
+	Static      Mode = "static"      // files of a directory
+	InProcess   Mode = "inproc"      // a Go handler in this process
+	Pool        Mode = "pool"        // Python workers forked from one process that has loaded the function
 )
 
 // Options configure a [Watchdog]. [FromEnviron] fills them from the environment
@@ -25,7 +28,7 @@ type Options struct {
 	Mode    Mode
 	Handler http.Handler // answers in mode [InProcess]
 
-	Process    []string // program and arguments; modes [HTTP] and [Pool]
+	Process    []string // program and arguments; modes that have a child
 	Environ    []string // the child's environment
 	Upstream   *url.URL // where the child listens; mode [HTTP]
 	StaticPath string   // directory to serve; mode [Static]
@@ -44,6 +47,11 @@ type Options struct {
 	MaxInflight    int   // calls at the same time; more get 429. Zero: no limit
 	MaxHeaderBytes int   // zero: 1 MiB
 	MaxBody        int64 // bytes of a request's body; zero: no limit
+	MaxBuffer      int64 // bytes of a body or an answer that must be held as a whole; zero: 64 MiB
+
+	BufferBody  bool   // give the child a Content-Length even if the request has none; mode [HTTP]
+	ContentType string // of answers in modes [Streaming] and [Serializing], and [Classic] if not empty
+	Classic     ClassicOptions
 
 	ReadyPath string // asked of the function to answer /_/ready; empty: the watchdog knows itself
 
@@ -57,6 +65,15 @@ type Options struct {
 	Stdout     io.Writer    // the child's standard output; nil discards
 	Stderr     io.Writer    // the child's standard error and the access log; nil discards
 	Log        *slog.Logger // what the watchdog itself has to say; nil discards
+}
+
+// ClassicOptions configure mode [Classic].
+type ClassicOptions struct {
+	CGIHeaders     bool // tell the process of the request by Http_ variables
+	CombineOutput  bool // what the process prints as errors is part of the answer, and else goes to Stderr
+	MarshalRequest bool // give the process headers and body as one JSON document
+	WriteDebug     bool // log answers
+	DebugHeaders   bool // log the headers of requests, but not what may be a secret
 }
 
 // WorkerOptions configure the processes of mode [Pool].

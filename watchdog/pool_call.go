@@ -75,13 +75,14 @@ func readFirst(r *http.Request) (first []byte, last bool, err error) {
 	}
 }
 
-// bodyError answers for a body that could not be read.
-func (a *answer) bodyError(err error) {
+// bodyError answers for a body that could not be read, as fail does. What is
+// left of it must not be taken for the next request.
+func (a *answer) bodyError(err error) bool {
+	a.closeAfter(true)
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		a.refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("a request may have %d bytes", tooLarge.Limit))
-		return
+		return a.fail(http.StatusRequestEntityTooLarge, fmt.Sprintf("a request may have %d bytes", tooLarge.Limit), true)
 	}
-	a.refuse(http.StatusBadRequest, "the request's body ended early")
+	return a.fail(http.StatusBadRequest, "the request's body ended early", true)
 }
 
 // converse moves the rest of the request to the worker and its answer to the

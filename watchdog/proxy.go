@@ -1,6 +1,7 @@
 package watchdog
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -73,6 +74,14 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 		p.grpc.ServeHTTP(w, r)
 		return
+	}
+	if p.o.BufferBody && r.ContentLength < 0 {
+		body, err := readWhole(r, p.o.MaxBuffer)
+		if err != nil {
+			w.(*answer).bodyError(err)
+			return
+		}
+		r.Body, r.ContentLength, r.TransferEncoding = io.NopCloser(bytes.NewReader(body)), int64(len(body)), nil
 	}
 	p.web.ServeHTTP(w, r)
 }

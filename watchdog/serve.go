@@ -42,6 +42,12 @@ func (wd *Watchdog) serveHealth(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "draining", http.StatusServiceUnavailable)
 		return
 	}
+	select {
+	case <-wd.failed: // and this process is about to end
+		http.Error(w, wd.notReady(), http.StatusServiceUnavailable)
+		return
+	default:
+	}
 	if wd.o.LockFile != "" {
 		if _, err := os.Stat(wd.o.LockFile); err != nil {
 			http.Error(w, "the lock file is gone", http.StatusServiceUnavailable)
@@ -59,6 +65,10 @@ func (wd *Watchdog) serveReady(w http.ResponseWriter, r *http.Request) {
 	}
 	if reason := wd.notReady(); reason != "" {
 		http.Error(w, reason, http.StatusServiceUnavailable)
+		return
+	}
+	if n := wd.o.MaxInflight; n > 0 && wd.calls.running() >= n {
+		fmt.Fprintf(w, "ready: full, with %d calls running\n", n)
 		return
 	}
 	if wd.o.ReadyPath != "" {

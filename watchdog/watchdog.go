@@ -7,8 +7,8 @@
 // long one may take, writes the access log and metrics, says in X-OpenFaaS-Internal
 // when an error is the platform's and not the function's, and on the way out
 // lets calls finish before the function is told to end. There is one file per
-// mode: a Go handler in this process, a child that speaks HTTP, a directory of
-// files, and a pool of Python workers forked from one process that has loaded
+// mode: a Go handler in this process, a child that speaks HTTP, a process for
+// each call, a directory of files, and a pool of Python workers forked from one process that has loaded
 // the function (docs/reference/pool-protocol.md).
 //
 // A Go function calls [Main]. Everything else builds [Options], most of them by
@@ -88,6 +88,7 @@ func New(o Options) (*Watchdog, error) {
 		o.Stderr = io.Discard
 	}
 	setDefault(&o.MaxHeaderBytes, 1<<20)
+	setDefault(&o.MaxBuffer, defaultBuffer)
 	o.Workers = o.Workers.withDefaults(runtime.GOMAXPROCS(0))
 
 	wd := &Watchdog{
@@ -106,7 +107,8 @@ func New(o Options) (*Watchdog, error) {
 }
 
 func newMode(o *Options) (mode, error) {
-	child := o.Mode == HTTP || o.Mode == Pool
+	forks := o.Mode == Streaming || o.Mode == Serializing || o.Mode == Classic
+	child := o.Mode == HTTP || o.Mode == Pool || forks
 	switch {
 	case child && len(o.Process) == 0:
 		return nil, fmt.Errorf("mode %s needs fprocess, the program to run", o.Mode)
@@ -125,7 +127,13 @@ func newMode(o *Options) (mode, error) {
 	case Pool:
 		return newPool(o), nil
 	}
-	return nil, fmt.Errorf("mode=%s: want http, static or pool", o.Mode)
+	if forks {
+		return newFork(o), nil
+	}
+	if o.Mode == "" {
+		return nil, errors.New("fprocess, the program to run, is not set")
+	}
+	return nil, fmt.Errorf("mode=%s: want http, streaming, serializing, classic, static or pool", o.Mode)
 }
 
 // Run serves until ctx ends, then drains: it is no longer ready, lets running

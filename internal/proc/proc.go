@@ -49,6 +49,12 @@ type Command struct {
 	// when its pipe is full. Nil discards.
 	Stdout, Stderr func(line []byte)
 
+	// Stdin is the child's standard input; nil is an empty one. RawStdout and
+	// RawStderr take the place of Stdout and Stderr where bytes count and not
+	// lines; both may be the same file. As with Files, the caller owns its
+	// copies, and reads the other end until the child has ended.
+	Stdin, RawStdout, RawStderr *os.File
+
 	// MaxLine bounds a line in bytes; a longer one is delivered in pieces.
 	// Zero means [DefaultMaxLine].
 	MaxLine int
@@ -84,6 +90,9 @@ func Start(c Command) (*Child, error) {
 	cmd.Dir, cmd.Env, cmd.ExtraFiles = c.Dir, c.Env, c.Files
 	cmd.SysProcAttr = attributes(c.Attr, c.OnParentDeath)
 
+	if c.Stdin != nil {
+		cmd.Stdin = c.Stdin
+	}
 	var pumps sync.WaitGroup
 	var readers []*os.File
 	closeAll := func(files []*os.File) {
@@ -93,12 +102,17 @@ func Start(c Command) (*Child, error) {
 	}
 	var writers []*os.File
 	for _, s := range []struct {
+		raw     *os.File
 		deliver func([]byte)
 		set     func(*os.File)
 	}{
-		{c.Stdout, func(f *os.File) { cmd.Stdout = f }},
-		{c.Stderr, func(f *os.File) { cmd.Stderr = f }},
+		{c.RawStdout, c.Stdout, func(f *os.File) { cmd.Stdout = f }},
+		{c.RawStderr, c.Stderr, func(f *os.File) { cmd.Stderr = f }},
 	} {
+		if s.raw != nil {
+			s.set(s.raw)
+			continue
+		}
 		if s.deliver == nil {
 			continue
 		}

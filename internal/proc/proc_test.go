@@ -120,6 +120,31 @@ func TestFilesBecomeDescriptorsFromThree(t *testing.T) {
 	}
 }
 
+func TestStreamsCanBeFiles(t *testing.T) {
+	in, feed, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer feed.Close()
+	out, end, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	child := start(t, proc.Command{Args: shell(`cat; echo more >&2`), Stdin: in, RawStdout: end, RawStderr: end})
+	in.Close()
+	end.Close()
+	fmt.Fprint(feed, "given\x00")
+	feed.Close()
+	got, err := io.ReadAll(out)
+	if err != nil || string(got) != "given\x00more\n" {
+		t.Errorf("read %q, %v", got, err)
+	}
+	if err := child.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestStopKillsWhatIgnoresTheTerm(t *testing.T) {
 	out := newLines()
 	child := start(t, proc.Command{Args: shell(`trap '' TERM; echo up; while :; do sleep 1; done`), Stdout: out.add})
