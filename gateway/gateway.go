@@ -158,7 +158,7 @@ func (g *Gateway) serveMetrics(ctx context.Context) error {
 	})
 }
 
-// accessLog logs every request to h, at level.
-func (g *Gateway) accessLog(level slog.Level, h http.Handler) http.Handler {
+// accessLog logs every request to h, at the level that level chooses.
+func (g *Gateway) accessLog(level func(*http.Request, web.Observation) slog.Level, h http.Handler) http.Handler {
 	return web.AccessLog(g.o.Log, level, h)
 }

@@ -33,12 +33,12 @@ func (g *Gateway) routes() *mux.Router {
 	// Open to everybody. Calls come first: routes are tried in this order.
 	r.PathPrefix("/function/").Handler(g.calls())
 	if g.async != nil {
-		later := g.accessLog(slog.LevelDebug, web.Recover(g.o.Log, g.async))
+		later := g.accessLog(web.Always(slog.LevelDebug), web.Recover(g.o.Log, g.async))
 		r.PathPrefix(async.CallsPath).Handler(later)
 		r.PathPrefix(async.BatchesPath).Handler(later)
 	}
 	r.Path("/").Methods("GET", "HEAD").HandlerFunc(g.welcome)
-	r.Path("/healthz").Methods("GET", "HEAD").Handler(g.accessLog(slog.LevelDebug, web.Handler(g.o.Log, g.health)))
+	r.Path("/healthz").Methods("GET", "HEAD").Handler(g.accessLog(web.Always(slog.LevelDebug), web.Handler(g.o.Log, g.health)))
 
 	// Refused to everybody nobody knows, whether the path exists or not.
 	r.PathPrefix("/system/").Handler(g.guarded(web.Bound(g.o.ReadTimeout, g.o.WriteTimeout, g.systemRoutes())))
@@ -55,7 +55,7 @@ func (g *Gateway) calls() http.Handler {
 		h = limited(limit, g.o.Log, h)
 	}
 	if g.o.AccessLog {
-		h = web.IdentifyCalls(g.accessLog(slog.LevelInfo, h))
+		h = web.IdentifyCalls(g.accessLog(web.Always(slog.LevelInfo), h))
 	}
 	return h
 }
@@ -145,7 +145,7 @@ func (g *Gateway) guarded(next http.Handler) http.Handler {
 		next.ServeHTTP(w, r.WithContext(auth.WithCaller(r.Context(), caller)))
 	})
 	sameOrigin := http.NewCrossOriginProtection().Handler(h)
-	return web.IdentifyCalls(g.accessLog(slog.LevelInfo, web.Recover(g.o.Log, sameOrigin)))
+	return web.IdentifyCalls(g.accessLog(web.Changes, web.Recover(g.o.Log, sameOrigin)))
 }
 
 // refuse answers as OpenFaaS does, to the letter: browsers, registry clients

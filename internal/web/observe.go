@@ -34,11 +34,12 @@ func Observe(next http.Handler, done func(r *http.Request, o Observation)) http.
 	})
 }
 
-// AccessLog writes one line to log, at level, for each request that next has
-// answered. The line holds what the platform chose and nothing a caller could
+// AccessLog writes one line to log, at the level that level chooses, for each
+// request that next has answered. The line holds what the platform chose and nothing a caller could
 // smuggle in: no headers, no query, no body. Handlers add to it by [Annotate].
-func AccessLog(log *slog.Logger, level slog.Level, next http.Handler) http.Handler {
+func AccessLog(log *slog.Logger, level func(*http.Request, Observation) slog.Level, next http.Handler) http.Handler {
 	observed := Observe(next, func(r *http.Request, o Observation) {
+		level := level(r, o)
 		if !log.Enabled(r.Context(), level) {
 			return
 		}
@@ -58,6 +59,21 @@ func AccessLog(log *slog.Logger, level slog.Level, next http.Handler) http.Handl
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		observed.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), notesKey{}, new(notes))))
 	})
+}
+
+// Always is a level for [AccessLog].
+func Always(level slog.Level) func(*http.Request, Observation) slog.Level {
+	return func(*http.Request, Observation) slog.Level { return level }
+}
+
+// Changes is a level for [AccessLog]: what changed something, or failed, at
+// info level, and what only looked, as programs do all the time, at debug
+// level.
+func Changes(r *http.Request, o Observation) slog.Level {
+	if (r.Method == http.MethodGet || r.Method == http.MethodHead) && o.Status < 400 {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
 }
 
 type notesKey struct{}

@@ -136,7 +136,7 @@ func TestTheAccessLogHoldsWhatWasChosenAndNothingACallerCouldHide(t *testing.T) 
 		web.Annotate(r.Context(), slog.String("caller", "admin"))
 		http.Error(w, "gone", http.StatusGone)
 	})
-	get(t, web.IdentifyCalls(web.AccessLog(log, slog.LevelInfo, inner)), http.Header{
+	get(t, web.IdentifyCalls(web.AccessLog(log, web.Changes, inner)), http.Header{
 		web.HeaderCallID: {"id-1"}, "Authorization": {"Basic c2VjcmV0"},
 	})
 	const want = "level=INFO msg=\"request answered\" method=GET path=/path status=410 bytes=5 call_id=id-1 caller=admin\n"
@@ -144,9 +144,13 @@ func TestTheAccessLogHoldsWhatWasChosenAndNothingACallerCouldHide(t *testing.T) 
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 	out.Reset()
-	get(t, web.AccessLog(log, slog.LevelDebug, inner), nil)
+	get(t, web.AccessLog(log, web.Always(slog.LevelDebug), inner), nil)
 	if out.Len() > 0 {
 		t.Errorf("a quiet route logged %q", out.String())
+	}
+	get(t, web.AccessLog(log, web.Changes, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})), nil)
+	if out.Len() > 0 {
+		t.Errorf("a look that was answered logged %q", out.String())
 	}
 	web.Annotate(t.Context(), slog.String("nobody", "listens"))
 }
