@@ -122,6 +122,10 @@ func (noMeter) Running(string, function.Ref, int) {}
 // timeout bounds one exchange with the broker.
 const timeout = 5 * time.Second
 
+// maxPending is how many documents of batches may be on their way to the
+// broker at once. Each batch bounds its own; this bounds nothing in practice.
+const maxPending = 1 << 20
+
 // A Queue accepts calls and knows what became of them. It is safe for
 // concurrent use.
 type Queue struct {
@@ -156,7 +160,7 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(timeout))
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(timeout), jetstream.WithPublishAsyncMaxPending(maxPending))
 	if err != nil {
 		return nil, fmt.Errorf("open the queue: %w", err)
 	}

@@ -66,6 +66,9 @@ func NewAPI(o APIOptions) *API {
 	if o.Caller == nil {
 		o.Caller = func(context.Context) string { return "" }
 	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
 	return &API{o: o, q: o.Queue}
 }
 

@@ -46,6 +46,7 @@ type section struct {
 var sections = []section{
 	{"gateway", "The gateway's request path", benchGateway},
 	{"embedded", "The embedded platform", benchEmbedded},
+	{"queue", "Asynchronous calls", benchQueue},
 	{"python", "Functions in Python", benchPython},
 	{"go", "Functions in Go", benchGo},
 	{"fork", "One more worker", benchFork},
