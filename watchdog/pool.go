@@ -200,11 +200,13 @@ func (p *pool) hear(f frame) {
 	}
 	switch f.kind {
 	case frameForked:
+		p.mu.Lock()
+		defer p.mu.Unlock()
 		if v, err := parseJSON[struct{ PID int }](f.payload); err == nil {
-			p.mu.Lock()
 			w.pid = v.PID
-			p.mu.Unlock()
 		}
+		w.forked = true
+		p.admit(w)
 	case frameExited:
 		v, err := parseJSON[struct{ Status string }](f.payload)
 		if err != nil {
@@ -219,6 +221,10 @@ func (p *pool) lose() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.zygote = nil
+	for _, w := range p.workers {
+		w.forked = true // whatever it had left to say
+		p.admit(w)
+	}
 }
 
 // fork starts one more worker, if there is a zygote. The caller holds the lock.
@@ -264,7 +270,19 @@ func (p *pool) read(w *worker) {
 func (p *pool) onReady(w *worker, r ready) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	w.ready, w.async, w.pid, w.lastUsed = true, r.Async, r.PID, time.Now()
+	w.greeted, w.async, w.pid = true, r.Async, r.PID
+	p.admit(w)
+}
+
+// admit makes a worker ready once it has said so itself and its parent has let
+// go of its socket: from then on its death ends the socket at once, and a call
+// that could be written was received by nobody but the worker. The caller holds
+// the lock.
+func (p *pool) admit(w *worker) {
+	if w.ready || !w.greeted || !w.forked {
+		return
+	}
+	w.ready, w.lastUsed = true, time.Now()
 	p.failures = 0
 	if p.ready != nil {
 		p.ready()

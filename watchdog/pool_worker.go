@@ -41,7 +41,9 @@ type worker struct {
 
 	// Guarded by the pool's lock.
 	pid      int
-	ready    bool
+	greeted  bool // it has said that it is ready
+	forked   bool // its parent has said so
+	ready    bool // both: it takes calls
 	async    bool
 	dead     bool // its socket has ended
 	retiring bool // gets no more calls and ends when the running ones have

@@ -82,7 +82,7 @@ func TestReadyPathAsksTheFunction(t *testing.T) {
 	r := start(t, o)
 	for {
 		status, body := r.tryReady()
-		if status != 0 {
+		if status != 0 && body != "loading\n" {
 			if status != http.StatusServiceUnavailable || body != "not warm\n" {
 				t.Errorf("ready: %d %q", status, body)
 			}
@@ -159,6 +159,30 @@ func TestAnAnswerCutByTheTimeoutIsNotWhole(t *testing.T) {
 	if err == nil {
 		t.Errorf("the answer looks whole: %q", got.body)
 	}
+}
+
+func TestACallerWhoLeavesIsLoggedAsSuch(t *testing.T) {
+	entered := make(chan struct{})
+	r := start(t, inProcess(func(_ http.ResponseWriter, r *http.Request) {
+		close(entered)
+		<-r.Context().Done()
+	})).up()
+	ctx, leave := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, "GET", "http://function/", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		if res, err := r.client.Do(req); err == nil {
+			res.Body.Close()
+		}
+	}()
+	<-entered
+	leave()
+	<-left
+	r.awaitOutput("GET / - 499 ")
 }
 
 func TestAPanicIsTheFunctionsFault(t *testing.T) {
