@@ -6,7 +6,6 @@ import asyncio
 import os
 
 from . import channel as ch
-from .event import Body
 from .output import current_call
 from .worker import BodyLost, head, make_event, report
 
@@ -93,7 +92,7 @@ class _Call:
                 if self.lost:
                     raise BodyLost("the caller left before the request was whole")
                 first += b"".join(self.arrived)
-            event, context = make_event(meta, Body(first))
+            event, context = make_event(meta, first)
             current_call.set(context.call_id)
             value = self._function.call(event, context)
             if hasattr(value, "__await__"):

@@ -28,7 +28,7 @@ HEADER = struct.Struct(">IBI")  # length of the payload, type, id
 _MESSAGE = struct.Struct(">BI")  # flags, length of the JSON that follows
 _COUNT = struct.Struct(">I")
 
-_decode = json.JSONDecoder().decode
+_decode = json.JSONDecoder().raw_decode
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -41,9 +41,8 @@ def frame(kind: int, ident: int, payload: bytes = b"") -> bytes:
     return HEADER.pack(len(payload), kind, ident) + payload
 
 
-def message(flags: int, meta: dict[str, Any], body: bytes) -> bytes:
-    """Return the payload of REQUEST or RESPONSE."""
-    head = _encode(meta).encode()
+def message(flags: int, head: bytes, body: bytes) -> bytes:
+    """Return the payload of REQUEST or RESPONSE, whose head is a document."""
     return _MESSAGE.pack(flags, len(head)) + head + body
 
 
@@ -51,7 +50,7 @@ def parse_message(payload: bytes) -> tuple[int, dict[str, Any], bytes]:
     """Take apart the payload of REQUEST or RESPONSE."""
     flags, length = _MESSAGE.unpack_from(payload)
     end = _MESSAGE.size + length
-    meta: dict[str, Any] = _decode(str(payload[_MESSAGE.size : end], "utf-8"))
+    meta: dict[str, Any] = _decode(str(payload[_MESSAGE.size : end], "utf-8"))[0]
     return flags, meta, payload[end:]
 
 
@@ -62,7 +61,7 @@ def document(value: dict[str, Any]) -> bytes:
 
 def parse_document(payload: bytes) -> dict[str, Any]:
     """Read the payload of the frames that are JSON."""
-    value: dict[str, Any] = _decode(str(payload, "utf-8"))
+    value: dict[str, Any] = _decode(str(payload, "utf-8"))[0]
     return value
 
 

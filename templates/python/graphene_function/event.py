@@ -15,7 +15,16 @@ from urllib.parse import parse_qsl
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
+    from typing import Any, Protocol
+
+    class Body(Protocol):
+        """A request's body that is still arriving."""
+
+        def read(self) -> bytes:
+            """Return the whole body. It may be called again."""
+
+        def chunks(self) -> Iterator[bytes]:
+            """Yield the body piece by piece, once."""
 
 
 class Headers(Mapping[str, str]):
@@ -118,26 +127,10 @@ def _convert(value: str, default: Any, type: Callable[[str], Any] | None) -> Any
         return default
 
 
-class Body:
-    """A request's body that is all here. See :class:`Event` for what it is used by."""
-
-    def __init__(self, data: bytes = b"") -> None:
-        self._data = data
-
-    def read(self) -> bytes:
-        """Return the whole body. It may be called again."""
-        return self._data
-
-    def chunks(self) -> Iterator[bytes]:
-        """Yield the body piece by piece, once."""
-        if self._data:
-            yield self._data
-
-
 class Event:
     """One request."""
 
-    __slots__ = ("_body", "_query", "headers", "method", "path", "raw_query")
+    __slots__ = ("_body", "_headers", "_pairs", "_query", "method", "path", "raw_query")
 
     def __init__(
         self,
@@ -147,9 +140,11 @@ class Event:
         query: str = "",
         path: str = "/",
     ) -> None:
-        self._body = Body(body) if isinstance(body, bytes) else body
+        # Most handlers need few of these, so what takes time to make waits.
+        self._body = body
+        self._pairs = headers
+        self._headers: Headers | None = None
         self._query: Query | None = None
-        self.headers = Headers(headers.items() if isinstance(headers, Mapping) else headers)
         self.method = method
         self.path = path
         self.raw_query = query
@@ -157,11 +152,21 @@ class Event:
     @property
     def body(self) -> bytes:
         """The whole body. Reading it waits until all of it has arrived."""
-        return self._body.read()
+        return self._body if isinstance(self._body, bytes) else self._body.read()
 
     def stream(self) -> Iterator[bytes]:
         """Yield the body as it arrives, once, instead of keeping it in memory."""
+        if isinstance(self._body, bytes):
+            return iter([self._body] if self._body else [])
         return self._body.chunks()
+
+    @property
+    def headers(self) -> Headers:
+        """The headers."""
+        if self._headers is None:
+            pairs = self._pairs
+            self._headers = Headers(pairs.items() if isinstance(pairs, Mapping) else pairs)
+        return self._headers
 
     @property
     def query(self) -> Query:
@@ -174,17 +179,28 @@ class Event:
 class Context:
     """Where and for whom a function runs."""
 
-    __slots__ = ("call_id", "deadline", "function", "hostname", "namespace")
+    __slots__ = ("call_id", "deadline")
 
     def __init__(self, call_id: str = "", deadline: float | None = None) -> None:
-        environ = os.environ
-        self.hostname = environ.get("HOSTNAME") or socket.gethostname()
-        self.function = environ.get("OPENFAAS_NAME", "")
-        self.namespace = environ.get("OPENFAAS_NAMESPACE", "")
         #: The identity of this call in logs, from the header ``X-Call-Id``.
         self.call_id = call_id
         #: When the call will be ended, as ``time.time()`` counts; None for never.
         self.deadline = deadline
+
+    @property
+    def hostname(self) -> str:
+        """The name of the machine."""
+        return os.environ.get("HOSTNAME") or socket.gethostname()
+
+    @property
+    def function(self) -> str:
+        """The function's name; empty outside of the platform."""
+        return os.environ.get("OPENFAAS_NAME", "")
+
+    @property
+    def namespace(self) -> str:
+        """The function's namespace; empty outside of the platform."""
+        return os.environ.get("OPENFAAS_NAMESPACE", "")
 
     def remaining(self) -> float | None:
         """Return how many seconds the call has left, or None for any number."""

@@ -56,7 +56,7 @@ def to_response(value: Any, structured: bool = True) -> Response:
 
     body, content_type = _encode(value)
     pairs = _pairs(headers)
-    if content_type and not any(name.lower() == "content-type" for name, _ in pairs):
+    if content_type and not (pairs and any(name.lower() == "content-type" for name, _ in pairs)):
         pairs.append(("Content-Type", content_type))
     return Response(_status(status), pairs, body)
 

@@ -6,13 +6,14 @@ is closed. What a handler prints goes to standard output, never into frames.
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import sys
 import time
 
 from . import channel as ch
-from .event import Body, Context, Event
+from .event import Context, Event
 from .output import current_call
 
 TYPE_CHECKING = False
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
+    from .event import Body
     from .loading import Function
+    from .response import Response
 
 
 class Cancelled(Exception):
@@ -56,14 +59,13 @@ class Worker:
     def _serve(self, ident: int, payload: bytes) -> None:
         flags, meta, first = ch.parse_message(payload)
         self._id, self._credit, self._arrived = ident, ch.WINDOW, []
-        body = Body(first) if flags & ch.LAST else _ArrivingBody(first, self._next_piece)
-        event, context = make_event(meta, body)
+        event, context = make_event(meta, first if flags & ch.LAST else _ArrivingBody(first, self._next_piece))
         current_call.set(context.call_id)
         try:
             response = self._function.respond(self._function.call(event, context))
             content = response.body
             if not isinstance(content, bytes):
-                self._stream(response.status, response.headers, content)
+                self._stream(response, content)
             elif len(content) <= ch.WHOLE:
                 self._channel.send(ch.RESPONSE, ident, ch.message(ch.LAST, head(response), content))
             else:
@@ -81,7 +83,7 @@ class Worker:
         finally:
             current_call.set("")
 
-    def _stream(self, status: int, headers: list[tuple[str, str]], pieces: Any) -> None:
+    def _stream(self, response: Response, pieces: Any) -> None:
         if not hasattr(pieces, "__next__"):
             raise TypeError("an async iterator as a body needs an async handler")
         try:
@@ -89,8 +91,7 @@ class Worker:
             # that fails at its start is still an error and not half an answer.
             first = next(pieces, b"")
             early, late = first[: ch.WHOLE], first[ch.WHOLE :]
-            meta = {"status": status, "headers": headers}
-            self._channel.send(ch.RESPONSE, self._id, ch.message(0, meta, early))
+            self._channel.send(ch.RESPONSE, self._id, ch.message(0, head(response), early))
             self._send_data(late)
             for piece in pieces:
                 self._send_data(piece)
@@ -140,11 +141,11 @@ class Worker:
         return piece
 
 
-class _ArrivingBody(Body):
+class _ArrivingBody:
     """A body whose rest is still to come."""
 
     def __init__(self, first: bytes, next_piece: Any) -> None:
-        super().__init__(first)
+        self._data = first
         self._next_piece = next_piece
         self._whole = False
         self._streamed = False
@@ -171,17 +172,23 @@ class _ArrivingBody(Body):
             yield piece
 
 
-def make_event(meta: dict[str, Any], body: Body) -> tuple[Event, Context]:
+def make_event(meta: dict[str, Any], body: bytes | Body) -> tuple[Event, Context]:
     """Make what a handler is given of what REQUEST says."""
-    event = Event(body, [(name, value) for name, value in meta["headers"]], meta["method"], meta["query"], meta["path"])
+    event = Event(body, meta["headers"], meta["method"], meta["query"], meta["path"])
     timeout = meta.get("timeout")
     deadline = None if timeout is None else time.time() + timeout
     return event, Context(meta.get("call_id", ""), deadline)
 
 
-def head(response: Any) -> dict[str, Any]:
+def head(response: Response) -> bytes:
     """Make what RESPONSE says of a response."""
-    return {"status": response.status, "headers": response.headers}
+    return _head(response.status, tuple(response.headers))
+
+
+# Most answers of a function have the same head.
+@functools.lru_cache(maxsize=64)
+def _head(status: int, headers: tuple[tuple[str, str], ...]) -> bytes:
+    return ch.document({"status": status, "headers": headers})
 
 
 def report(err: BaseException) -> str:

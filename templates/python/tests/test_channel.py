@@ -24,7 +24,7 @@ class ChannelTest(unittest.TestCase):
 
     def test_messages_come_apart_as_they_were_put_together(self):
         meta = {"status": 200, "headers": [["A", "ü"]]}
-        self.assertEqual(ch.parse_message(ch.message(ch.LAST, meta, b"body")), (ch.LAST, meta, b"body"))
+        self.assertEqual(ch.parse_message(ch.message(ch.LAST, ch.document(meta), b"body")), (ch.LAST, meta, b"body"))
 
     def test_the_end_and_nonsense_close_the_channel(self):
         channel = ch.Channel(self.near)

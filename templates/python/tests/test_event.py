@@ -64,9 +64,9 @@ class ContextTest(unittest.TestCase):
         environ = {"HOSTNAME": "h", "OPENFAAS_NAME": "f", "OPENFAAS_NAMESPACE": "n"}
         with mock.patch.dict(os.environ, environ):
             context = Context("id", time.time() + 100)
-        self.assertEqual(
-            (context.hostname, context.function, context.namespace, context.call_id), ("h", "f", "n", "id")
-        )
+            self.assertEqual(
+                (context.hostname, context.function, context.namespace, context.call_id), ("h", "f", "n", "id")
+            )
         self.assertGreater(context.remaining(), 50)
         self.assertIsNone(Context().remaining())
 

@@ -29,7 +29,7 @@ class WorkerTestCase(HandlerTestCase):
 
     def request(self, ident, body=b"", flags=ch.LAST, **meta):
         request = {"method": "GET", "path": "/", "query": "", "headers": [], "call_id": "", **meta}
-        self.channel.send(ch.REQUEST, ident, ch.message(flags, request, body))
+        self.channel.send(ch.REQUEST, ident, ch.message(flags, ch.document(request), body))
 
     def answer(self, ident):
         """Return status, body and the last frame's type."""

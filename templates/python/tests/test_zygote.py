@@ -58,7 +58,7 @@ class ZygoteTest(HandlerTestCase):
         kind, _, payload = worker.read()
         self.assertEqual((kind, ch.parse_document(payload)["pid"]), (ch.READY, pid))
         request = {"method": "GET", "path": "/", "query": "", "headers": []}
-        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, request, b""))
+        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, ch.document(request), b""))
         self.assertEqual(ch.parse_message(worker.read()[2])[2], str(self.process.pid).encode())
         worker.sock.close()
         self.assertEqual(self.news(ch.EXITED), {"status": "exit status 0"})
@@ -70,7 +70,7 @@ class ZygoteTest(HandlerTestCase):
         self.news(ch.FORKED)
         worker.read()
         request = {"method": "GET", "path": "/", "query": "", "headers": []}
-        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, request, b""))
+        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, ch.document(request), b""))
         self.assertEqual(self.process.stdout.readline(), "hanging\n")
         self.control.send(ch.KILL, 1)
         self.assertEqual(self.news(ch.EXITED), {"status": "signal: Killed"})
@@ -107,7 +107,7 @@ class ZygoteTest(HandlerTestCase):
         self.news(ch.FORKED)
         worker.read()
         request = {"method": "GET", "path": "/", "query": "", "headers": []}
-        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, request, b""))
+        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, ch.document(request), b""))
         self.control.sock.close()
         self.process.communicate(timeout=30)  # ends when the worker, too, has closed its output
         self.assertEqual(self.process.returncode, 0)
@@ -123,5 +123,5 @@ class ZygoteTest(HandlerTestCase):
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
         request = {"method": "GET", "path": "/", "query": "", "headers": []}
-        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, request, b""))
+        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, ch.document(request), b""))
         self.assertEqual(ch.parse_message(worker.read()[2])[2], b"alive")
