@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -100,6 +101,7 @@ func (legacy) settings(l limits) (all []setting) {
 type controlGroups struct {
 	dialect
 	parents map[string]string // by controller: the directory that groups of replicas are made in
+	others  []string          // that of all hierarchies, which OCI runtimes use
 	undo    func()            // undoes what finding them changed
 }
 
@@ -139,6 +141,9 @@ func findControlGroups(self, name string) *controlGroups {
 	}
 	if len(g.parents) == 0 {
 		return nil
+	}
+	for _, own := range all {
+		g.others = append(g.others, filepath.Join(own, name))
 	}
 	g.undo = g.removeParents
 	return g
@@ -187,9 +192,7 @@ func findHierarchies(self string) map[string]string {
 			mounted[""] = m
 		case "cgroup":
 			for c := range strings.SplitSeq(system[2], ",") {
-				if slices.Contains(allControllers, c) {
-					mounted[c] = m
-				}
+				mounted[c] = m // with options of the mount, which nothing asks for
 			}
 		}
 	}
@@ -289,9 +292,30 @@ func writeControl(dir, file, value string) error {
 }
 
 func (g *controlGroups) removeParents() {
-	for _, parent := range g.parents {
-		_ = os.Remove(parent) // of version 2 there is only one
+	for _, parent := range g.everywhere() {
+		_ = os.Remove(parent) // most were never made
 	}
+}
+
+// everywhere returns the directories in which there may be groups of replicas.
+func (g *controlGroups) everywhere() []string {
+	all := slices.AppendSeq(slices.Clone(g.others), maps.Values(g.parents))
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// ofContainer makes a group that an OCI runtime is going to use, which makes
+// more of them for the controllers that we leave alone.
+func (g *controlGroups) ofContainer(name string, l limits) (*controlGroup, error) {
+	group, err := g.make(name, l)
+	if err != nil {
+		return nil, err
+	}
+	group.dirs = nil
+	for _, parent := range g.everywhere() {
+		group.dirs = append(group.dirs, filepath.Join(parent, name))
+	}
+	return group, nil
 }
 
 // close undoes what finding the groups changed, once there are none any more.
@@ -360,9 +384,11 @@ func (g *controlGroups) sweep() error {
 		return nil
 	}
 	var problems []error
-	for _, parent := range g.parents {
+	for _, parent := range g.everywhere() {
 		entries, err := os.ReadDir(parent)
-		problems = append(problems, err)
+		if !errors.Is(err, fs.ErrNotExist) {
+			problems = append(problems, err)
+		}
 		for _, e := range entries {
 			if e.IsDir() {
 				problems = append(problems, removeGroup(filepath.Join(parent, e.Name())))

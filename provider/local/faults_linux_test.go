@@ -60,6 +60,21 @@ func commandLine(pid int) []byte {
 	return text
 }
 
+// printedBy returns the log of a function.
+func (f *fixture) printedBy(ref function.Ref) string {
+	f.t.Helper()
+	messages, err := f.Query(f.t.Context(), logs.Request{Name: ref.Name, Namespace: ref.Namespace})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	var text strings.Builder
+	for m := range messages {
+		text.WriteString(m.Text)
+		text.WriteByte('\n')
+	}
+	return text.String()
+}
+
 func TestAReplicaThatExitsWithStatusZeroHasFailed(t *testing.T) {
 	f := start(t, options(t))
 	spec := f.spec("quitter")
@@ -385,16 +400,9 @@ func TestAReplicaThatUsesTooMuchMemoryIsReplaced(t *testing.T) {
 		t.Logf("the call was cut off: %v", err) // by the kill, if that is quick
 	}
 	f.until(ref, "other replica", func(e function.Endpoints) bool { return ready(1)(e) && e.Replicas[0].ID != r.ID })
-	messages, err := f.Query(t.Context(), logs.Request{Name: ref.Name, Namespace: ref.Namespace})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var text strings.Builder
-	for m := range messages {
-		text.WriteString(m.Text)
-	}
-	if !strings.Contains(text.String(), "its limit is 200Mi") {
-		t.Errorf("the log does not say why:\n%s", text.String())
+	text := f.printedBy(ref)
+	if !strings.Contains(text, "its limit is 200Mi") {
+		t.Errorf("the log does not say why:\n%s", text)
 	}
 	usage, err := f.Usage(t.Context(), ref)
 	if err != nil || usage.TotalMemoryBytes == 0 {
@@ -415,16 +423,9 @@ func TestAReplicaThatHangsIsReplaced(t *testing.T) {
 		}
 	}
 	f.until(ref, "other replica", func(e function.Endpoints) bool { return ready(1)(e) && e.Replicas[0].ID != r.ID })
-	messages, err := f.Query(t.Context(), logs.Request{Name: ref.Name, Namespace: ref.Namespace})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var text strings.Builder
-	for m := range messages {
-		text.WriteString(m.Text)
-	}
-	if !strings.Contains(text.String(), "answered no health check for 2s") {
-		t.Errorf("the log does not say why:\n%s", text.String())
+	text := f.printedBy(ref)
+	if !strings.Contains(text, "answered no health check for 2s") {
+		t.Errorf("the log does not say why:\n%s", text)
 	}
 }
 

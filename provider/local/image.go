@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 
@@ -27,6 +28,8 @@ type image struct {
 	root   string // its file system
 	config v1.Config
 	target function.Target
+	// foreign: the layers builder did not make it, so it needs a container.
+	foreign bool
 }
 
 // images keeps unpacked images, each once, in a directory named for its digest.
@@ -34,14 +37,16 @@ type images struct {
 	dir     string
 	maxSize int64
 	log     *slog.Logger
+	// runsForeign says whether images of other builders can run.
+	runsForeign func(ref string, c *v1.ConfigFile) error
 
 	mu     sync.Mutex
 	pinned map[string]int           // by digest: in use by whoever acquired it
 	making map[string]chan struct{} // by digest: closed when unpacking has ended
 }
 
-func newImages(dir string, maxSize int64, log *slog.Logger) *images {
-	return &images{dir: dir, maxSize: maxSize, log: log, pinned: map[string]int{}, making: map[string]chan struct{}{}}
+func newImages(dir string, maxSize int64, runsForeign func(string, *v1.ConfigFile) error, log *slog.Logger) *images {
+	return &images{dir: dir, maxSize: maxSize, runsForeign: runsForeign, log: log, pinned: map[string]int{}, making: map[string]chan struct{}{}}
 }
 
 // acquire returns the image that ref means now, unpacked, and keeps it until
@@ -60,8 +65,10 @@ func (s *images) acquire(ctx context.Context, p Puller, ref string) (_ *image, r
 	if err != nil {
 		return nil, nil, explainPull(ref, err)
 	}
-	if err := checkBuilder(ref, config.Config); err != nil {
-		return nil, nil, err
+	if foreign(config.Config) {
+		if err := s.runsForeign(ref, config); err != nil {
+			return nil, nil, err
+		}
 	}
 
 	digest := hash.String()
@@ -85,15 +92,6 @@ func (s *images) acquire(ctx context.Context, p Puller, ref string) (_ *image, r
 		return nil, nil, err
 	}
 	return img, release, nil
-}
-
-// checkBuilder refuses images of other origin: they expect a root file system
-// of their own.
-func checkBuilder(ref string, c v1.Config) error {
-	if c.Labels[function.ImageBuilder] != "layers" {
-		return fault.Invalid.Errorf("image %s was not made by graphene's layers builder, and this platform runs no others: build it with \"graphene build\", or deploy it to a cluster", ref)
-	}
-	return nil
 }
 
 // explainPull says who can do what about an image that could not be had.
@@ -171,7 +169,7 @@ func (s *images) unpack(ctx context.Context, digest string, img v1.Image, config
 	if err != nil {
 		return fmt.Errorf("list layers: %w", err)
 	}
-	u, err := newUnpacker(root, s.maxSize)
+	u, err := newUnpacker(root, s.maxSize, foreign(config))
 	if err != nil {
 		return err
 	}
@@ -216,6 +214,10 @@ func (s *images) open(digest string) (*image, error) {
 	img := &image{digest: digest, root: filepath.Join(dir, imageRoot)}
 	if err := json.Unmarshal(text, &img.config); err != nil {
 		return nil, fmt.Errorf("open image %s: %w", digest, err)
+	}
+	if img.foreign = foreign(img.config); img.foreign {
+		img.target = function.Target{OS: runtime.GOOS, Arch: runtime.GOARCH} // what else was refused
+		return img, nil
 	}
 	if img.target, err = function.ParseTarget(img.config.Labels[function.ImageTarget]); err != nil {
 		return nil, fmt.Errorf("image %s: %w", digest, err)

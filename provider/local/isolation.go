@@ -55,6 +55,9 @@ func (i isolation) String() string {
 	say(i.mounts, "private /tmp and /dev/shm", "functions write to $TMPDIR and not to /tmp")
 	say(i.overlay, "/var/openfaas/secrets", "secrets are in $SECRETS_DIR and not in /var/openfaas/secrets")
 	say(true, "no new privileges", "")
+	if oci, err := i.ociRuntime(); err == nil {
+		in = append(in, "containers by "+filepath.Base(oci)+" for images of other builders")
+	}
 	if i.groups != nil {
 		in = append(in, "control groups ("+i.groups.String()+")")
 	} else {
@@ -101,7 +104,11 @@ func (i isolation) command(helper []string, p process, group *controlGroup) (pro
 	if !i.helper {
 		return proc.Command{Args: p.Args, Dir: p.Dir, Env: p.Env}, nil
 	}
-	text, err := json.Marshal(confinement{process: p, Groups: group.entrances(), Mounts: i.mounts, Overlay: i.overlay, Landlock: i.landlock})
+	entrances := group.entrances()
+	if p.Container != nil && !p.Container.Joins {
+		entrances = nil // the OCI runtime enters, with the container
+	}
+	text, err := json.Marshal(confinement{process: p, Groups: entrances, Mounts: i.mounts, Overlay: i.overlay, Landlock: i.landlock})
 	if err != nil {
 		return proc.Command{}, fmt.Errorf("describe replica to its helper: %w", err)
 	}
@@ -109,7 +116,7 @@ func (i isolation) command(helper []string, p process, group *controlGroup) (pro
 		Args: append(append([]string{}, helper...), string(text)),
 		Dir:  "/",
 		Env:  p.Env,
-		Attr: i.attributes(),
+		Attr: i.attributes(p.Container != nil),
 	}, nil
 }
 

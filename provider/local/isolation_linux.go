@@ -29,7 +29,7 @@ func detectIsolation(o Options) isolation {
 	fenced := isolation{mounts: true, userNamespace: !root}
 	groups := findControlGroups("/proc/self", "graphene-"+o.fingerprint())
 	probe := groups.probe()
-	can, ok := tryHelper(o.Helper, fenced.attributes(), probe)
+	can, ok := tryHelper(o.Helper, fenced.attributes(false), probe)
 	if !ok {
 		if can, ok = tryHelper(o.Helper, nil, probe); !ok {
 			o.Log.Warn("the helper that fences replicas in cannot be started", "helper", o.Helper[0])
@@ -50,11 +50,15 @@ func detectIsolation(o Options) isolation {
 	return i
 }
 
-// attributes are what the helper's process needs to be born with.
-func (i isolation) attributes() *syscall.SysProcAttr {
+// attributes are what the helper's process needs to be born with; container
+// says whether it becomes the process of one.
+func (i isolation) attributes(container bool) *syscall.SysProcAttr {
 	attr := &syscall.SysProcAttr{}
 	if i.mounts {
 		attr.Cloneflags |= syscall.CLONE_NEWNS
+	}
+	if container {
+		attr.Cloneflags |= syscall.CLONE_NEWPID | syscall.CLONE_NEWNET
 	}
 	if i.userNamespace {
 		attr.Cloneflags |= syscall.CLONE_NEWUSER

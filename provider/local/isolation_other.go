@@ -12,7 +12,7 @@ import (
 // can put on itself.
 func detectIsolation(Options) isolation { return isolation{} }
 
-func (isolation) attributes() *syscall.SysProcAttr { return nil }
+func (isolation) attributes(bool) *syscall.SysProcAttr { return nil }
 
 // ReplicaMain is the helper of systems that have one. This one has not.
 func ReplicaMain(_, _ []string, stderr io.Writer) int {

@@ -8,7 +8,8 @@
 // version replaces the old one only when one of its replicas has become ready.
 //
 // Replicas are fenced in as far as the machine allows; [Runtime.Isolation]
-// says how far that is. They end when this process does, whichever way that
+// says how far that is. Images that graphene did not build run in containers of
+// an installed OCI runtime, if the machine allows that too. Replicas end when this process does, whichever way that
 // happens: each holds the reading end of a pipe whose writing end is ours.
 //
 // Start with [New], keep [Runtime.Run] running, and hand the Runtime to
@@ -19,7 +20,7 @@
 //	namespaces.json                  namespaces besides the default one
 //	images/DIGEST/                   unpacked images: rootfs/ and config.json
 //	logs/NS/NAME/NUMBER.log          what functions printed, oldest first
-//	run/REPLICA/                     home, temporary files and secrets of one replica
+//	run/REPLICA/                     home, temporary files and secrets of one replica, or its container
 package local
 
 import (
@@ -142,13 +143,13 @@ func New(o Options) (*Runtime, error) {
 		functions: map[function.Ref]*supervisor{},
 		unlisted:  map[*supervisor]struct{}{},
 		watchers:  map[*watcher]struct{}{},
-		images:    newImages(o.join("images"), o.MaxImageSize, o.Log),
 		logs:      newLogBooks(o.join("logs"), o.Log),
 		secrets:   &secrets{dir: o.join("secrets")},
 		isolation: detectIsolation(o),
 		python:    findOnce(o.Python),
 		began:     make(chan struct{}),
 	}
+	r.images = newImages(o.join("images"), o.MaxImageSize, r.isolation.runsForeign, o.Log)
 	err := r.isolation.check(append([]string{o.Dir, o.SocketDir}, o.Watchdog[:min(1, len(o.Watchdog))]...)...)
 	if err != nil {
 		return nil, err
@@ -279,7 +280,10 @@ func (r *Runtime) Deploy(ctx context.Context, spec types.FunctionDeployment) err
 	if err != nil {
 		return err
 	}
-	if v.Port = v.environment(img).fixedPort(); v.Port != "" {
+	if v.Foreign = img.foreign; !v.Foreign {
+		v.Port = v.environment(img).fixedPort()
+	}
+	if v.Port != "" {
 		scale.Min = min(scale.Min, 1)
 		if other, taken := r.portTaken(v.Port, ref); taken {
 			return fault.Invalid.Errorf("function %s listens on port %s of this machine, and so does %s: leave out upstream_url, so that it gets a free port in the variable PORT, or choose another", ref, v.Port, other)

@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 		case "server":
 			os.Exit(server(os.Args[2]))
 		case "platform":
-			ctx := context.Background() //nolint:forbidigo // the main of a process of its own
+			ctx := context.Background() // the main of a process of its own
 			os.Exit(platform(ctx, os.Args[2], os.Args[3]))
 		}
 	}
@@ -72,7 +72,7 @@ func replica() int {
 		_, _ = os.Stdout.Write(bytes.Repeat([]byte("x"), 50<<20))
 		fmt.Fprintln(os.Stdout)
 	}
-	if os.Getenv("mode") == "http" {
+	if os.Getenv("mode") == "http" { // a server of its own, or a container
 		return watchdog.Main(nil)
 	}
 	return watchdog.Main(http.HandlerFunc(handle))
@@ -296,9 +296,9 @@ func options(t testing.TB) local.Options {
 		Dir:       passable(t),
 		SocketDir: passable(t),
 		Images: &images{all: map[string]v1.Image{
-			"echo":    echoImage(t, "1"),
-			"echo:2":  echoImage(t, "2"),
-			"foreign": layered(t, v1.Config{Labels: map[string]string{"a": "b"}}),
+			"echo":   echoImage(t, "1"),
+			"echo:2": echoImage(t, "2"),
+			"alien":  layered(t, v1.Config{Labels: map[string]string{function.ImageBuilder: "layers", function.ImageTarget: "plan9/mips"}}),
 		}},
 		Watchdog:  []string{self, "fwatchdog"},
 		Helper:    []string{self, "replica"},
@@ -430,7 +430,7 @@ func TestTheContractOfRuntimes(t *testing.T) {
 		return runtimetest.Subject{
 			Runtime: f, Secrets: f, Logs: f, Namespaces: f,
 			Image:   "echo",
-			Refused: "foreign",
+			Refused: "alien",
 			Failing: func(d *types.FunctionDeployment) {
 				d.EnvVars = map[string]string{"behave": "exit", "code": "3"}
 			},

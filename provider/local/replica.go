@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -29,6 +30,9 @@ const (
 	// maxProcesses bounds the processes and threads of one function on this
 	// machine, so that one that forks without end does not take it down.
 	maxProcesses = 4096
+
+	// secretsMount is where OpenFaaS's functions expect their secrets.
+	secretsMount = "/var/openfaas/secrets"
 )
 
 // A replica is one process of a function, from before its start until all of
@@ -52,6 +56,7 @@ type replica struct {
 
 	mu      sync.Mutex // guards what follows
 	child   *proc.Child
+	owner   int // of its files
 	group   *controlGroup
 	killed  string // why the platform has killed it
 	ooms    int    // processes that the kernel has killed for want of memory
@@ -285,13 +290,19 @@ func (r *replica) start(ctx context.Context) (function.Settings, error) {
 func (r *replica) confine(p process) (*controlGroup, error) {
 	groups := r.f.rt.isolation.groups
 	l := limits{memory: memoryLimit(r.version), cpu: milliCPULimit(r.version)}
-	if p.UID == 0 || l != (limits{}) { // a user of its own has this limit anyway
+	if p.UID == 0 || p.Container != nil || l != (limits{}) { // a user of its own has this limit anyway
 		l.processes = maxProcesses
 	}
 	if groups == nil || l == (limits{}) {
 		return nil, nil
 	}
-	group, err := groups.make(shortID(r.id), l)
+	create := groups.make
+	if c := p.Container; c != nil && !c.Joins {
+		create = groups.ofContainer
+	} else if c != nil && l.memory > 0 {
+		l.memory += containerSpare
+	}
+	group, err := create(shortID(r.id), l)
 	if err != nil {
 		return nil, err
 	}
@@ -313,6 +324,9 @@ type process struct {
 	Dir  string   // working directory
 	Env  []string
 	UID  int // user and group to run as; 0: ours
+	// Owner of its directories and secrets, if that is somebody else.
+	Owner     int
+	Container *container // nil: it is not the process of one
 
 	Run      string // the replica's directory, with the three below in it
 	Home     string
@@ -354,7 +368,7 @@ func (r *replica) plan(ctx context.Context, img *image, settings function.Settin
 	if spec.EnvProcess != "" {
 		env.set("fprocess", spec.EnvProcess)
 	}
-	if p.Args[0] == "fwatchdog" {
+	if p.Args[0] == "fwatchdog" && !img.foreign {
 		p.Args = append(append([]string{}, rt.Watchdog...), p.Args[1:]...)
 		p.Readable = append(p.Readable, p.Args[0])
 	}
@@ -366,8 +380,10 @@ func (r *replica) plan(ctx context.Context, img *image, settings function.Settin
 		env.useInterpreter(python.exe)
 		p.Readable = append(p.Readable, prefixes(python.exe)...)
 	}
-	if err := env.assignPort(); err != nil {
-		return p, err
+	if !img.foreign { // a container has all ports for itself
+		if err := env.assignPort(); err != nil {
+			return p, err
+		}
 	}
 	settings.Workers, r.slots = capacity(settings, r.version, img)
 	if cpus := cpuLimit(r.version); cpus > 0 && env.get("GOMAXPROCS") == "" {
@@ -380,16 +396,29 @@ func (r *replica) plan(ctx context.Context, img *image, settings function.Settin
 	// What ties the replica to the platform comes last: nobody overrides it.
 	env.set("OPENFAAS_NAME", r.f.ref.Name)
 	env.set("OPENFAAS_NAMESPACE", r.f.ref.Namespace)
+	env.set(markerName, rt.mark(r.id))
+	if img.foreign {
+		env.set("SECRETS_DIR", secretsMount)
+		return r.contain(p, img, env)
+	}
 	env.set("HOME", p.Home)
 	env.set("TMPDIR", p.Temp)
 	env.set("SECRETS_DIR", p.Secrets)
+	p.Env = r.tied(env).list()
+	return p, nil
+}
+
+// tied adds to env what ties a watchdog to the platform.
+func (r *replica) tied(env environment) environment {
 	env.set("listen", "unix:"+r.socket)
 	env.set("listen_peer_uid", fmt.Sprint(os.Getuid()))
 	env.set("lifeline_fd", "3")
-	env.set(markerName, rt.mark(r.id))
-	p.Env = env.list()
-	return p, nil
+	env.set(markerName, r.f.rt.mark(r.id))
+	return env
 }
+
+// owner is the user that the directories of the process belong to; 0: ours.
+func (p process) owner() int { return cmp.Or(p.Owner, p.UID) }
 
 // furnish makes the replica's directories.
 func (r *replica) furnish(p process) error {
@@ -403,16 +432,27 @@ func (r *replica) furnish(p process) error {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
 		}
-		if err := r.give(dir, p.UID); err != nil {
+		if dir == p.Sockets && p.Container != nil {
+			continue // the watchdog of a container is ours
+		}
+		if err := r.give(dir, p.owner()); err != nil {
 			return err
 		}
 	}
+	if p.Container != nil {
+		if err := p.Container.furnish(); err != nil {
+			return err
+		}
+	}
+	r.mu.Lock()
+	r.owner = p.owner()
+	r.mu.Unlock()
 	for _, name := range r.version.Spec.Secrets {
 		value, err := r.f.rt.secrets.value(r.f.ref.Namespace, name)
 		if err != nil {
 			return err
 		}
-		if err := r.putSecret(p.Secrets, name, value, p.UID); err != nil {
+		if err := r.putSecret(p.Secrets, name, value, p.owner()); err != nil {
 			return err
 		}
 	}
@@ -441,10 +481,9 @@ func (r *replica) putSecret(dir, name string, value []byte, uid int) error {
 
 // refreshSecret gives a running replica the new value of a secret.
 func (r *replica) refreshSecret(name string, value []byte) {
-	uid := 0
-	if r.f.rt.isolation.ownUsers {
-		uid = r.f.uid
-	}
+	r.mu.Lock()
+	uid := r.owner
+	r.mu.Unlock()
 	if err := r.putSecret(filepath.Join(r.dir(), "secrets"), name, value, uid); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		r.f.rt.Log.Warn("replica keeps the old value of a secret", "function", r.f.ref, "instance", r.id, "secret", name, "err", err)
 	}

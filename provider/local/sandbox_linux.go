@@ -28,9 +28,6 @@ const (
 	canMounts, canOverlay, canUsers, canGroups = "mounts", "overlay", "users", "groups"
 )
 
-// secretsMount is where OpenFaaS's functions expect their secrets.
-const secretsMount = "/var/openfaas/secrets"
-
 // ReplicaMain is the helper behind [Options].Helper: it fences its own process
 // in and becomes the replica's. The last of args says how, as the runtime
 // wrote it; environ is the replica's. It returns only if that fails, with the
@@ -65,10 +62,11 @@ func becomeReplica(args, environ []string) error {
 	}{
 		{"enter control groups", c.enter}, // while it may, and finds them
 		{"limit resources", c.limit},
+		{"prepare container", c.contain},
 		{"mount", c.mount},
 		{"restrict file access", c.restrict},
 		{"change user", c.changeUser},
-		{"give up privileges", giveUpPrivileges},
+		{"give up privileges", c.giveUpPrivileges},
 		{"enter directory", func() error { return os.Chdir(c.Dir) }},
 	} {
 		if err := step.run(); err != nil {
@@ -106,7 +104,11 @@ func (c confinement) enter() error {
 }
 
 func (c confinement) limit() error {
-	syscall.Umask(0o077)
+	if c.Container == nil {
+		syscall.Umask(0o077)
+	} else {
+		syscall.Umask(0o022) // directories that the OCI runtime makes are for the function
+	}
 	var files syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
 		return err
@@ -139,8 +141,12 @@ func (c confinement) changeUser() error {
 }
 
 // giveUpPrivileges makes this thread, which will call exec, one that has no
-// capabilities after that and cannot get any.
-func giveUpPrivileges() error {
+// capabilities after that and cannot get any. The watchdog of a container
+// keeps them for the OCI runtime.
+func (c confinement) giveUpPrivileges() error {
+	if c.Container != nil {
+		return nil
+	}
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return err
 	}
@@ -151,7 +157,7 @@ func giveUpPrivileges() error {
 // write to what is its own, and reach no other file. Nor can it signal
 // processes outside, on kernels that know how to forbid that.
 func (c confinement) restrict() error {
-	if c.Landlock == 0 {
+	if c.Landlock == 0 || c.Container != nil { // the OCI runtime restricts its container
 		return nil
 	}
 	read := []string{"/usr", "/lib", "/lib32", "/lib64", "/bin", "/sbin", "/etc", "/proc", "/sys", "/dev/fd",
@@ -191,7 +197,7 @@ func readable(path string) landlock.Rule {
 // OpenFaaS has them, and what it needs can be reached though it lies below a
 // directory that its user may not enter.
 func (c confinement) mount() error {
-	if !c.Mounts {
+	if !c.Mounts || c.Container != nil {
 		return nil
 	}
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
@@ -227,6 +233,72 @@ func (c confinement) mount() error {
 		}
 	}
 	return nil
+}
+
+// contain makes the namespaces that this process was born in fit for the OCI
+// runtime of a container: with the container's root file system, which is a
+// layer to write to on top of the image, with a /proc that shows the processes
+// there are, and with a loopback interface.
+func (c confinement) contain() error {
+	if c.Container == nil {
+		return nil
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	if c.Container.Joins {
+		// Such an OCI runtime makes no groups, but refuses machines that have
+		// both versions of them. On others there is nothing to unmount.
+		_ = unix.Unmount("/sys/fs/cgroup/unified", unix.MNT_DETACH)
+	}
+	if err := c.Container.mountRoot(); err != nil {
+		return fmt.Errorf("mount root file system: %w", err)
+	}
+	if err := loopback(); err != nil {
+		return fmt.Errorf("start loopback interface: %w", err)
+	}
+	return nil
+}
+
+func (c *container) mountRoot() error {
+	if strings.ContainsAny(c.Lower+c.Bundle, ":,\\") {
+		return fmt.Errorf("the kernel would misread %s", c.Lower)
+	}
+	mount := func() error {
+		return unix.Mount("overlay", c.rootfs(), "overlay", unix.MS_NODEV,
+			fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", c.Lower, c.upper(), c.work()))
+	}
+	err := mount()
+	if err == nil {
+		return nil
+	}
+	// Not every file system can be the upper layer; memory can.
+	if unix.Mount("tmpfs", filepath.Dir(c.upper()), "tmpfs", unix.MS_NODEV, "mode=755") != nil {
+		return err
+	}
+	for _, dir := range []string{c.upper(), c.work()} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return mount()
+}
+
+func loopback() error {
+	s, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(s)
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	request.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(s, unix.SIOCSIFFLAGS, request)
 }
 
 // showSecrets makes the secrets appear at secretsMount and reports whether it

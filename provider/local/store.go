@@ -49,6 +49,8 @@ type version struct {
 	// Port of this machine that the function's own server insists on. Empty:
 	// every replica is given one, or needs none.
 	Port string `json:"port,omitempty"`
+	// Foreign: replicas are containers, for the image came from elsewhere.
+	Foreign bool `json:"foreign,omitempty"`
 }
 
 func (v version) labels() map[string]string      { return deref(v.Spec.Labels) }

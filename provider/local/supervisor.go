@@ -167,6 +167,9 @@ func (v version) atMost(replicas int) int {
 
 // note says what is particular about how the version runs here.
 func (v version) note() string {
+	if v.Foreign {
+		return containerNote
+	}
 	if v.Port == "" {
 		return ""
 	}

@@ -2,6 +2,7 @@ package local
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,14 +27,17 @@ type unpacker struct {
 	root    *os.Root
 	size    int64 // bytes that may still be written
 	entries int   // files that may still be made
+	// foreign images keep owners and modes, as their containers expect, and
+	// may have links to absolute paths, which are their own.
+	foreign bool
 }
 
-func newUnpacker(dir string, size int64) (*unpacker, error) {
+func newUnpacker(dir string, size int64, foreign bool) (*unpacker, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
-	return &unpacker{root: root, size: size, entries: maxEntries}, nil
+	return &unpacker{root: root, size: size, entries: maxEntries, foreign: foreign}, nil
 }
 
 func (u *unpacker) close() { u.root.Close() }
@@ -112,7 +116,7 @@ func (u *unpacker) entry(h *tar.Header, name string, content io.Reader, own map[
 
 	if h.Typeflag == tar.TypeDir {
 		if info, err := u.root.Lstat(name); err == nil && info.IsDir() {
-			return nil
+			return u.own(h, name)
 		}
 	}
 	if err := u.root.RemoveAll(name); err != nil {
@@ -120,10 +124,19 @@ func (u *unpacker) entry(h *tar.Header, name string, content io.Reader, own map[
 	}
 	switch h.Typeflag {
 	case tar.TypeDir:
-		return u.root.Mkdir(name, 0o755)
+		if err := u.root.Mkdir(name, 0o755); err != nil {
+			return err
+		}
+		return u.own(h, name)
 	case tar.TypeReg:
-		return u.file(name, h, content)
+		if err := u.file(name, h, content); err != nil {
+			return err
+		}
+		return u.own(h, name)
 	case tar.TypeSymlink:
+		if u.foreign {
+			return u.foreignLink(h, name)
+		}
 		if path.IsAbs(h.Linkname) || !filepath.IsLocal(path.Join(dir, h.Linkname)) {
 			return fault.Invalid.Errorf("symbolic link to %q leads out of the image", h.Linkname)
 		}
@@ -135,6 +148,9 @@ func (u *unpacker) entry(h *tar.Header, name string, content io.Reader, own map[
 			return fault.Invalid.Errorf("hard link to %q, which is not a file of the image", h.Linkname)
 		}
 		return u.root.Link(target, name)
+	}
+	if u.foreign { // the container has the devices it may use
+		return nil
 	}
 	return fault.Invalid.Errorf("is neither a file, a directory nor a link, and functions need nothing else")
 }
@@ -155,6 +171,32 @@ func (u *unpacker) file(name string, h *tar.Header, content io.Reader) error {
 	}
 	_, err = io.Copy(f, content)
 	return errors.Join(err, f.Chmod(mode), f.Close())
+}
+
+// own gives a file or directory of a foreign image its owner and mode. What
+// would give its user more rights than it has is left out.
+func (u *unpacker) own(h *tar.Header, name string) error {
+	if !u.foreign {
+		return nil
+	}
+	if err := u.root.Lchown(name, h.Uid, h.Gid); err != nil {
+		return err
+	}
+	return u.root.Chmod(name, h.FileInfo().Mode()&(fs.ModePerm|fs.ModeSticky))
+}
+
+// foreignLink makes a symbolic link. One to an absolute path is meant below
+// the image's root, which is what it leads to when it is made a relative one.
+func (u *unpacker) foreignLink(h *tar.Header, name string) error {
+	target := h.Linkname
+	if path.IsAbs(target) {
+		up := strings.Repeat("../", strings.Count(name, "/"))
+		target = up + strings.TrimLeft(path.Clean(target), "/")
+	}
+	if err := u.root.Symlink(cmp.Or(target, "."), name); err != nil {
+		return err
+	}
+	return u.root.Lchown(name, h.Uid, h.Gid)
 }
 
 // hideBelow removes what dir holds from the layers below.
@@ -180,6 +222,9 @@ func (u *unpacker) hideBelow(dir string, own map[string]bool) error {
 // seal takes away the right to write into any directory, so that a replica
 // that runs as our own user does not change the image by accident.
 func (u *unpacker) seal() error {
+	if u.foreign {
+		return nil // its replicas write to a layer of their own
+	}
 	return fs.WalkDir(u.root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
 			return err

@@ -49,7 +49,7 @@ func archive(t testing.TB, entries ...entry) []byte {
 func unpackAll(t testing.TB, limit int64, layers ...[]byte) (map[string]string, error) {
 	t.Helper()
 	root := t.TempDir()
-	u, err := newUnpacker(root, limit)
+	u, err := newUnpacker(root, limit, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,7 @@ func FuzzUnpack(f *testing.F) {
 		if err := os.Mkdir(root, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		u, err := newUnpacker(root, 1<<20)
+		u, err := newUnpacker(root, 1<<20, false)
 		if err != nil {
 			t.Fatal(err)
 		}

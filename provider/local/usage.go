@@ -132,6 +132,9 @@ func (r *Runtime) enforceMemory() error {
 				}
 			}
 			replica.noteKills(time.Now())
+			if replica.version.Foreign {
+				limit += containerSpare
+			}
 			if used := replica.memory(table, limit); used > limit {
 				replica.kill(fmt.Sprintf("killed: it used %d MiB of memory and its limit is %s", used>>20, replica.version.Spec.Limits.Memory))
 			}
