@@ -22,6 +22,13 @@ import (
 // a descendant of it, in a group of its own, still holds it open.
 const outputGrace = time.Second
 
+// How long the rest of a request is read after its answer: as long as it keeps
+// coming, but not for ever.
+const (
+	lingerIdle = 20 * time.Millisecond
+	lingerMost = 2 * time.Second
+)
+
 // fork is modes [Streaming], [Serializing] and [Classic]: a process for each
 // call, with the request's body as its standard input and the answer on its
 // standard output. A process that fails, in whatever way, is a call that
@@ -94,12 +101,15 @@ func (f *fork) stream(a *answer, r *http.Request) {
 		return len(p), a.FlushError()
 	})
 	a.Header().Set("Content-Type", f.o.ContentType)
-	if err := f.exec(r.Context(), &x); err != nil {
-		a.closeAfter(!last && !x.fed.Load())
-		f.explain(a, r, err, "the function failed: "+exitText(err)+"\n")
-		return
-	}
+	defer x.finish()
+	err = f.exec(r.Context(), &x)
 	a.closeAfter(!last && !x.fed.Load())
+	if err != nil {
+		f.explain(a, r, err, "the function failed: "+exitText(err))
+	}
+	if !last {
+		a.Flush()
+	}
 }
 
 // serialize runs the process once the whole body is here, and answers once the
@@ -113,8 +123,10 @@ func (f *fork) serialize(a *answer, r *http.Request) {
 	x := execution{env: cgiEnvironment(r), in: bytes.NewReader(body)}
 	out := &bounded{limit: f.o.MaxBuffer}
 	x.out = out
-	if err := f.exec(r.Context(), &x); err != nil {
-		f.explain(a, r, err, "the function failed: "+exitText(err)+"\n")
+	err = f.exec(r.Context(), &x)
+	x.finish()
+	if err != nil {
+		f.explain(a, r, err, "the function failed: "+exitText(err))
 		return
 	}
 	a.Header().Set("Content-Type", f.o.ContentType)
@@ -159,7 +171,11 @@ type execution struct {
 	combine   bool      // out gets what is printed as errors, too
 	interrupt func()    // makes a read of in return; nil if reads do not block
 
-	fed atomic.Bool // in has been read to its end
+	feeding sync.WaitGroup
+	read    atomic.Int64  // bytes of in
+	stopped chan struct{} // closed when in is no longer read
+	fed     atomic.Bool   // in has been read to its end
+	broken  atomic.Pointer[inputError]
 }
 
 // A startError says that there was no process.
@@ -177,66 +193,97 @@ func (e *inputError) Unwrap() error { return e.err }
 
 // exec runs a process to its end, which comes when ctx ends at the latest. It
 // returns nil if the process ended well and out has all that it printed, and
-// else the first of what went wrong.
-func (f *fork) exec(ctx context.Context, x *execution) error {
+// else the first of what went wrong. in may still be read then, until
+// [execution.finish].
+func (f *fork) exec(ctx context.Context, x *execution) (err error) {
 	stdin, stdout, child, err := f.start(x)
 	if err != nil {
 		return &startError{err}
 	}
-	defer f.forget(child)
+	defer f.forget(child, &err)
 	defer stdout.Close()
 	kill := func() { _ = child.Signal(syscall.SIGKILL) } // an error means that it has ended
 	defer context.AfterFunc(ctx, kill)()
 
-	var helpers sync.WaitGroup
-	var ended atomic.Bool
-	var broken error // valid once helpers are done
-	helpers.Go(func() {
-		defer stdin.Close()
-		in := &watched{r: x.in}
-		_, _ = io.Copy(stdin, in) // failing to write means that the process wants no more
-		if in.err == io.EOF {     //nolint:errorlint // readers return it bare
-			x.fed.Store(true)
-		} else if in.err != nil && !ended.Load() {
-			broken = &inputError{in.err}
-			kill()
-		}
+	x.stopped = make(chan struct{})
+	x.feeding.Go(func() {
+		defer close(x.stopped)
+		x.feed(stdin, child, kill)
 	})
-	helpers.Go(func() {
+	var watch sync.WaitGroup
+	watch.Go(func() {
 		<-child.Done()
 		_ = stdout.SetReadDeadline(time.Now().Add(outputGrace))
 	})
-
 	_, outErr := io.Copy(x.out, &drained{stdout})
 	if outErr != nil {
 		kill()
 	}
 	exit := child.Wait()
-	ended.Store(true)
+	watch.Wait()
 	stdin.Close() // ends a write that nobody reads
-	if x.interrupt != nil && !x.fed.Load() {
-		x.interrupt()
-	}
-	helpers.Wait()
-	if x.interrupt != nil && !x.fed.Load() {
-		// Reading has lifted the deadline, but the server, too, would wait for the rest of the body.
-		x.interrupt()
-	}
 
-	switch {
+	switch broken := x.broken.Load(); {
 	case exit != nil && broken != nil:
-		err = broken
+		return broken
 	case outErr != nil:
-		err = outErr
+		return outErr
 	default:
-		err = exit
+		return exit
 	}
-	if err != nil {
-		f.mu.Lock()
-		f.failures++
-		f.mu.Unlock()
+}
+
+// feed gives the process its input. What the process does not want is read,
+// too: a caller who is still sending may not look for the answer.
+func (x *execution) feed(stdin *os.File, child *proc.Child, kill func()) {
+	in := &watched{r: x.in, n: &x.read}
+	_, _ = io.Copy(stdin, in) // failing to write means that the process wants no more
+	stdin.Close()
+	if in.err == nil {
+		_, _ = io.Copy(io.Discard, in)
 	}
-	return err
+	if in.err == io.EOF { //nolint:errorlint // readers return it bare
+		x.fed.Store(true)
+		return
+	}
+	select {
+	case <-child.Done():
+	default:
+		x.broken.Store(&inputError{in.err})
+		kill()
+	}
+}
+
+// finish follows the answer. A caller who goes on sending the request is
+// listened to for a moment more; one who holds it open is not.
+func (x *execution) finish() {
+	if x.stopped == nil {
+		return // it never started
+	}
+	defer x.feeding.Wait()
+	if x.interrupt == nil {
+		return
+	}
+	end := time.Now().Add(lingerMost)
+	idle := time.NewTicker(lingerIdle)
+	defer idle.Stop()
+	for {
+		before := x.read.Load()
+		select {
+		case <-x.stopped:
+			if !x.fed.Load() {
+				x.interrupt() // the server would wait for the rest
+			}
+			return
+		case <-idle.C:
+		}
+		if x.read.Load() == before || time.Now().After(end) {
+			x.interrupt()
+			<-x.stopped
+			x.interrupt() // for the server, since reading has lifted the deadline
+			return
+		}
+	}
 }
 
 // start starts a process. The ends of its pipes are the caller's to close, and
@@ -284,9 +331,13 @@ func (f *fork) start(x *execution) (stdin, stdout *os.File, child *proc.Child, e
 	return stdin, stdout, child, nil
 }
 
-func (f *fork) forget(child *proc.Child) {
+// forget counts a process as ended, with the outcome *err.
+func (f *fork) forget(child *proc.Child, err *error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if *err != nil {
+		f.failures++
+	}
 	delete(f.running, child)
 	f.over.Done()
 }
@@ -295,11 +346,13 @@ func (f *fork) forget(child *proc.Child) {
 // writing.
 type watched struct {
 	r   io.Reader
+	n   *atomic.Int64 // bytes read
 	err error
 }
 
 func (w *watched) Read(p []byte) (int, error) {
 	n, err := w.r.Read(p)
+	w.n.Add(int64(n))
 	w.err = err
 	return n, err
 }

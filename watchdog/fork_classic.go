@@ -44,6 +44,7 @@ func (f *fork) classic(a *answer, r *http.Request) {
 		f.printHeaders(r.Header)
 	}
 	err = f.exec(r.Context(), &x)
+	x.finish()
 	if o.WriteDebug {
 		f.print("Out: " + out.String())
 	}

@@ -199,8 +199,8 @@ func (wd *Watchdog) within(a *answer, r *http.Request) {
 	}
 	if budget > 0 {
 		deadline := a.began.Add(budget)
-		// A second more than the call has, to say that it took too long.
-		_ = control.SetWriteDeadline(deadline.Add(time.Second))
+		// More than the call has, to say that it took too long.
+		_ = control.SetWriteDeadline(deadline.Add(lateAnswer))
 		ctx, cancel := context.WithCancelCause(r.Context())
 		defer cancel(nil)
 		r = r.WithContext(deadlineContext{ctx, deadline}) //nolint:contextcheck // it is ctx, and tells its deadline

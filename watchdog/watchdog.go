@@ -37,6 +37,7 @@ const (
 	headerTimeout = 30 * time.Second       // reading a request's headers
 	failureLinger = time.Second            // how long calls are still answered after the function has ended
 	settleTime    = 200 * time.Millisecond // from the last call's end to the closing of connections
+	lateAnswer    = 10 * time.Second       // from a call's deadline until a client that does not read what came of it is dropped
 	childGrace    = 10 * time.Second       // from a child's SIGTERM to its SIGKILL
 )
 
