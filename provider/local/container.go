@@ -259,7 +259,7 @@ func (s ociSpec) config() any {
 		return object{"type": kind, "source": source, "destination": destination, "options": options}
 	}
 	mounts := []object{
-		mount("proc", "proc", "/proc", "nosuid", "noexec", "nodev"),
+		mount("proc", "proc", "/proc", "nosuid", "noexec", "nodev", "hidepid=2"),
 		mount("tmpfs", "tmpfs", "/dev", "nosuid", "strictatime", "mode=755", "size=65536k"),
 		mount("devpts", "devpts", "/dev/pts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"),
 		mount("tmpfs", "shm", "/dev/shm", "nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),
@@ -282,8 +282,11 @@ func (s ociSpec) config() any {
 		resources["cpu"] = object{"quota": cpuQuota(s.Limits.cpu), "period": cpuPeriod}
 	}
 	linux := object{
-		// The network namespace is the one of the watchdog.
-		"namespaces": []object{{"type": "pid"}, {"type": "ipc"}, {"type": "uts"}, {"type": "mount"}},
+		// The network namespace is the one of the watchdog. So is that of
+		// processes, which the container does not see: the first process of a
+		// namespace gets no signal that it does not handle, and few programs
+		// handle the one that tells them to end.
+		"namespaces": []object{{"type": "ipc"}, {"type": "uts"}, {"type": "mount"}},
 		"maskedPaths": []string{"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
 			"/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"},
 		"readonlyPaths": []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},

@@ -72,7 +72,7 @@ func replica() int {
 		_, _ = os.Stdout.Write(bytes.Repeat([]byte("x"), 50<<20))
 		fmt.Fprintln(os.Stdout)
 	}
-	if os.Getenv("mode") == "http" { // a server of its own, or a container
+	if os.Getenv("mode") != "" { // a server of its own, a container, or a process for each call
 		return watchdog.Main(nil)
 	}
 	return watchdog.Main(http.HandlerFunc(handle))
