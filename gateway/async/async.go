@@ -197,12 +197,7 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 		s.config.Storage = jetstream.FileStorage
 		s.config.Replicas = o.Replicas
 		s.config.AllowDirect = true
-		if o.Existing {
-			*s.stream, err = js.Stream(ctx, s.config.Name)
-		} else {
-			*s.stream, err = js.CreateOrUpdateStream(ctx, s.config)
-		}
-		if err != nil {
+		if *s.stream, err = q.openStream(ctx, s.config); err != nil {
 			return nil, unavailable(fmt.Errorf("open stream %s: %w", s.config.Name, err))
 		}
 	}
@@ -214,16 +209,61 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 		{&q.responses, jetstream.ObjectStoreConfig{Bucket: responsesBucket, TTL: o.ResultAge}},
 	} {
 		b.config.Replicas = o.Replicas
-		if o.Existing {
-			*b.bucket, err = js.ObjectStore(ctx, b.config.Bucket)
-		} else {
-			*b.bucket, err = js.CreateOrUpdateObjectStore(ctx, b.config)
-		}
-		if err != nil {
+		if *b.bucket, err = q.openBucket(ctx, b.config); err != nil {
 			return nil, unavailable(fmt.Errorf("open object store %s: %w", b.config.Bucket, err))
 		}
 	}
 	return q, nil
+}
+
+// openStream returns a stream, which it makes or adjusts if need be. A stream
+// that cannot be adjusted serves as it is: a platform must also start on a disk
+// that is full.
+func (q *Queue) openStream(ctx context.Context, want jetstream.StreamConfig) (jetstream.Stream, error) {
+	there, err := q.js.Stream(ctx, want.Name)
+	if err != nil && (q.o.Existing || !errors.Is(err, jetstream.ErrStreamNotFound)) {
+		return nil, err
+	}
+	if err == nil {
+		had := there.CachedInfo().Config
+		if q.o.Existing || had.MaxMsgsPerSubject == unlimited(want.MaxMsgsPerSubject) && had.MaxMsgs == unlimited(want.MaxMsgs) &&
+			had.MaxBytes == unlimited(want.MaxBytes) && had.MaxAge == want.MaxAge && had.Replicas == want.Replicas {
+			return there, nil
+		}
+	}
+	s, err := q.js.CreateOrUpdateStream(ctx, want)
+	if err != nil && there != nil {
+		q.o.Log.Warn("a stream keeps its old limits", "stream", want.Name, "err", err)
+		return there, nil
+	}
+	return s, err
+}
+
+// unlimited is how the broker writes the limit n.
+func unlimited(n int64) int64 {
+	if n == 0 {
+		return -1
+	}
+	return n
+}
+
+// openBucket is openStream for an object store.
+func (q *Queue) openBucket(ctx context.Context, want jetstream.ObjectStoreConfig) (jetstream.ObjectStore, error) {
+	there, err := q.js.ObjectStore(ctx, want.Bucket)
+	if err != nil && (q.o.Existing || !errors.Is(err, jetstream.ErrBucketNotFound)) {
+		return nil, err
+	}
+	if err == nil {
+		if had, err := there.Status(ctx); q.o.Existing || err == nil && had.TTL() == want.TTL && had.Replicas() == want.Replicas {
+			return there, nil
+		}
+	}
+	b, err := q.js.CreateOrUpdateObjectStore(ctx, want)
+	if err != nil && there != nil {
+		q.o.Log.Warn("an object store keeps its old limits", "bucket", want.Bucket, "err", err)
+		return there, nil
+	}
+	return b, err
 }
 
 // subject returns what follows the prefix of a call's subject. Names are DNS
