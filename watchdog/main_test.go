@@ -33,6 +33,8 @@ func TestMain(m *testing.M) {
 		os.Exit(watchdog.Main(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "%s %s", r.Method, r.URL.Path)
 		})))
+	case "healthcheck":
+		os.Exit(watchdog.Healthcheck())
 	case "exit":
 		os.Exit(0)
 	}
@@ -59,6 +61,23 @@ func serverChild() int {
 		w.Header().Set("X-Openfaas-Internal", "liar")
 		w.Header().Set("X-Seen", fmt.Sprint(r.Host, " ", r.RequestURI, " ", r.ContentLength, " ", r.Header["X-Forwarded-For"]))
 		io.Copy(w, r.Body)
+	})
+	mux.HandleFunc("/upgrade", func(w http.ResponseWriter, r *http.Request) {
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(rw, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", r.Header.Get("Upgrade"))
+		rw.Flush()
+		io.Copy(conn, rw)
+	})
+	mux.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		io.WriteString(w, "data: 1\n\n")
+		http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+		fmt.Println("the listener has left")
 	})
 	l, err := net.Listen("tcp", "127.0.0.1:"+os.Getenv("PORT"))
 	if err != nil {
