@@ -217,7 +217,8 @@ func (wd *Watchdog) call(a *answer, r *http.Request) {
 		v := recover()
 		err, _ := v.(error)
 		if v != nil && !errors.Is(err, http.ErrAbortHandler) {
-			wd.log.Error("function panicked", "panic", v, "stack", string(debug.Stack()))
+			wd.log.Error("function panicked", "panic", v)
+			_, _ = wd.o.Stderr.Write(debug.Stack()) // lines are what people read, and what the platform keeps
 			if a.fail(http.StatusInternalServerError, "the function panicked; its log says more", false) {
 				v = nil
 			}
