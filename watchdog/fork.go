@@ -130,7 +130,7 @@ func (f *fork) serialize(a *answer, r *http.Request) {
 		return
 	}
 	a.Header().Set("Content-Type", f.o.ContentType)
-	a.sendWhole(out.Bytes())
+	a.sendWhole(out.held.Bytes())
 }
 
 func (a *answer) sendWhole(body []byte) {
@@ -377,17 +377,18 @@ type writerFunc func(p []byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
-// bounded is a buffer that refuses to grow beyond limit.
+// bounded holds what is written to it and refuses to hold more than limit. It
+// does not embed its buffer, whose ReadFrom knows no limit.
 type bounded struct {
-	bytes.Buffer
+	held  bytes.Buffer
 	limit int64
 }
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if int64(b.Len()+len(p)) > b.limit {
+	if int64(b.held.Len()+len(p)) > b.limit {
 		return 0, fmt.Errorf("its answer is longer than %d bytes, the most that is held (max_buffer)", b.limit)
 	}
-	return b.Buffer.Write(p)
+	return b.held.Write(p)
 }
 
 // readWhole reads a request's body of at most limit bytes.

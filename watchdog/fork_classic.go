@@ -46,10 +46,10 @@ func (f *fork) classic(a *answer, r *http.Request) {
 	err = f.exec(r.Context(), &x)
 	x.finish()
 	if o.WriteDebug {
-		f.print("Out: " + out.String())
+		f.print("Out: " + out.held.String())
 	}
 	if err != nil {
-		f.explain(a, r, err, exitText(err)+"\n"+out.String())
+		f.explain(a, r, err, exitText(err)+"\n"+out.held.String())
 		return
 	}
 	kind := f.o.ContentType
@@ -59,7 +59,7 @@ func (f *fork) classic(a *answer, r *http.Request) {
 	if kind != "" {
 		a.Header().Set("Content-Type", kind)
 	}
-	a.sendWhole(out.Bytes())
+	a.sendWhole(out.held.Bytes())
 }
 
 // marshalRequest is the document that a process reads with marshal_request.
