@@ -62,6 +62,7 @@ class AsyncWorker:
             found.credit += ch.parse_credit(payload)
             found.credited.set()
         elif kind == ch.CANCEL:
+            found.gone = True
             found.task.cancel()
 
     def _end(self, call: _Call) -> None:
@@ -80,6 +81,7 @@ class _Call:
         self.arrived: list[bytes] = []
         self.whole = asyncio.Event()
         self.lost = False
+        self.gone = False  # nobody waits for the answer
         self.credit = ch.WINDOW
         self.credited = asyncio.Event()
         self.task = asyncio.get_running_loop().create_task(self._serve(payload))
@@ -92,7 +94,7 @@ class _Call:
                 if self.lost:
                     raise BodyLost("the caller left before the request was whole")
                 first += b"".join(self.arrived)
-            event, context = make_event(meta, first)
+            event, context = make_event(meta, first, lambda: self.gone)
             current_call.set(context.call_id)
             value = self._function.call(event, context)
             if hasattr(value, "__await__"):

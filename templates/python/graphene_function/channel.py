@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PROTOCOL = 1  # the version of everything below
 
 HELLO, START, LOADED, FAILED, FORK, FORKED, EXITED, KILL, READY = range(1, 10)
-REQUEST, RESPONSE, DATA, END, ERROR, CREDIT, CANCEL = range(16, 23)
+REQUEST, RESPONSE, DATA, END, ERROR, CREDIT, CANCEL, BATCH = range(16, 24)
 
 LAST = 1  # flag of REQUEST and RESPONSE: the body is whole, no DATA follows
 
@@ -48,9 +48,12 @@ def message(flags: int, head: bytes, body: bytes) -> bytes:
 
 def parse_message(payload: bytes) -> tuple[int, dict[str, Any], bytes]:
     """Take apart the payload of REQUEST or RESPONSE."""
-    flags, length = _MESSAGE.unpack_from(payload)
-    end = _MESSAGE.size + length
-    meta: dict[str, Any] = _decode(str(payload[_MESSAGE.size : end], "utf-8"))[0]
+    try:
+        flags, length = _MESSAGE.unpack_from(payload)
+        end = _MESSAGE.size + length
+        meta: dict[str, Any] = _decode(str(payload[_MESSAGE.size : end], "utf-8"))[0]
+    except (struct.error, ValueError) as err:
+        raise Closed(f"a message that cannot be read: {err}") from None
     return flags, meta, payload[end:]
 
 
@@ -66,12 +69,14 @@ def parse_document(payload: bytes) -> dict[str, Any]:
 
 
 def credit(count: int) -> bytes:
-    """Return the payload of CREDIT."""
+    """Return the payload of CREDIT or BATCH."""
     return _COUNT.pack(count)
 
 
 def parse_credit(payload: bytes) -> int:
-    """Read the payload of CREDIT."""
+    """Read the payload of CREDIT or BATCH."""
+    if len(payload) != _COUNT.size:
+        raise Closed(f"a count of {len(payload)} bytes")
     count: int = _COUNT.unpack(payload)[0]
     return count
 
@@ -117,8 +122,23 @@ class Channel:
                 if len(buffer) >= end:
                     self._buffer = buffer[end:]
                     return kind, ident, buffer[HEADER.size : end]
+                if length > WHOLE:
+                    self._buffer = b""
+                    return kind, ident, self._receive_large(buffer[HEADER.size :], length)
             received = self._receive()
             buffer = buffer + received if buffer else received
+
+    def _receive_large(self, begin: bytes, length: int) -> bytes:
+        """Receive a payload of which this is the beginning, without copying it for each piece."""
+        pieces = [begin]
+        missing = length - len(begin)
+        while missing:
+            try:
+                pieces.append(self._checked(self.sock.recv(missing)))
+            except OSError as err:
+                raise Closed(str(err)) from None
+            missing -= len(pieces[-1])
+        return b"".join(pieces)
 
     def _receive(self) -> bytes:
         try:

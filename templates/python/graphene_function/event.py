@@ -179,9 +179,12 @@ class Event:
 class Context:
     """Where and for whom a function runs."""
 
-    __slots__ = ("call_id", "deadline")
+    __slots__ = ("_cancelled", "call_id", "deadline")
 
-    def __init__(self, call_id: str = "", deadline: float | None = None) -> None:
+    def __init__(
+        self, call_id: str = "", deadline: float | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> None:
+        self._cancelled = cancelled
         #: The identity of this call in logs, from the header ``X-Call-Id``.
         self.call_id = call_id
         #: When the call will be ended, as ``time.time()`` counts; None for never.
@@ -201,6 +204,11 @@ class Context:
     def namespace(self) -> str:
         """The function's namespace; empty outside of the platform."""
         return os.environ.get("OPENFAAS_NAMESPACE", "")
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the caller has left, so that nobody waits for the answer any more."""
+        return self._cancelled is not None and self._cancelled()
 
     def remaining(self) -> float | None:
         """Return how many seconds the call has left, or None for any number."""

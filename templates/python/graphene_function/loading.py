@@ -43,10 +43,26 @@ class Function:
         self._handle: Callable[..., Any] = handle
         self._load: Callable[..., Any] | None = getattr(module, "load", None)
         self._warmup: Callable[..., Any] | None = getattr(module, "warmup", None)
+        self._batch: Callable[..., Any] | None = getattr(module, "handle_batch", None)
+        self._before_fork: Callable[..., Any] | None = getattr(module, "before_fork", None)
+        self._after_fork: Callable[..., Any] | None = getattr(module, "after_fork", None)
         self._model: Any = None
         self._raw_body = os.environ.get("RAW_BODY", "").lower() in ("true", "1")
         if self.style == "model" and not callable(self._load):
             raise LoadError(f"{_file(module)} defines no function load(context), which returns the model")
+        self._batch_context = True
+        if self._batch is not None:
+            self._check_batch(self._batch)
+
+    def _check_batch(self, batch: Callable[..., Any]) -> None:
+        if self.is_async or _is_async(batch):
+            raise LoadError("handle_batch needs a handle and a handle_batch that are not async")
+        arguments = ["model", "events"] if self.style == "model" else ["events"]
+        count = _count_arguments(batch)
+        self._batch_context = count == len(arguments) + 1
+        if self.style == "classic" and count != 1 or count - len(arguments) not in (0, 1):
+            wanted = ", ".join(arguments)
+            raise LoadError(f"handle_batch takes {count} arguments; it should take ({wanted}) or ({wanted}, context)")
 
     def load(self, context: Context) -> None:
         """Load the model, if the contract has one."""
@@ -70,6 +86,41 @@ class Function:
         if self.style == "http":
             return self._handle(event, context)
         return self._handle(event.body if self._raw_body else event.body.decode("utf-8", "replace"))
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether the handler answers several calls at a time."""
+        return self._batch is not None
+
+    def call_batch(self, events: list[Event], context: Context) -> list[Any]:
+        """Call ``handle_batch`` and return its answers, one for each event; exceptions among them are theirs.
+
+        The context is that of them all: its deadline is the earliest.
+        """
+        assert self._batch is not None
+        arguments: list[Any] = [events]
+        if self.style == "classic":
+            arguments = [[e.body if self._raw_body else e.body.decode("utf-8", "replace") for e in events]]
+        elif self.style == "model":
+            arguments.insert(0, self._model)
+        if self._batch_context and self.style != "classic":
+            arguments.append(context)
+        answers = list(self._batch(*arguments))
+        if len(answers) != len(events):
+            raise TypeError(f"handle_batch returned {len(answers)} answers for {len(events)} events")
+        return answers
+
+    def before_fork(self) -> None:
+        """Let the handler prepare for a fork of the process that has loaded it."""
+        self._call_hook(self._before_fork)
+
+    def after_fork(self) -> None:
+        """Let the handler find its feet in a forked process."""
+        self._call_hook(self._after_fork)
+
+    def _call_hook(self, hook: Callable[..., Any] | None) -> None:
+        if hook is not None:
+            hook(self._model) if self.style == "model" else hook()
 
     def respond(self, value: Any) -> Response:
         """Make a response of what ``handle`` returned."""
@@ -115,14 +166,19 @@ def _is_async(handle: Callable[..., Any]) -> bool:
 
 def _style(handle: Callable[..., Any]) -> str:
     """Tell the contract by the number of arguments."""
-    import inspect
-
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(handle).parameters.values()
-    count = sum(p.kind in kinds and p.default is p.empty for p in parameters)
+    count = _count_arguments(handle)
     for style, wanted in STYLES.items():
         if count == wanted:
             return style
     raise LoadError(
         f"handle takes {count} arguments; it should take (req), (event, context) or (model, event, context)"
     )
+
+
+def _count_arguments(function: Callable[..., Any]) -> int:
+    """Count the arguments that a function must be given, by position."""
+    import inspect
+
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return sum(p.kind in kinds and p.default is p.empty for p in parameters)

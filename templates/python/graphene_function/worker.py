@@ -18,7 +18,7 @@ from .output import current_call
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from .event import Body
@@ -43,26 +43,70 @@ class Worker:
         self._id = 0  # of the call being answered
         self._credit = 0  # bytes of the answer that may be sent
         self._arrived: list[bytes | None] = []  # pieces of the body not yet asked for; None is its end
+        self._cut = False  # the end of the body is not its real end
+        self._gone: set[int] = set()  # calls, this one or others of its batch, that nobody waits for
 
     def run(self) -> None:
         """Answer calls until the socket is closed."""
-        self._channel.send(ch.READY, 0, ch.document({"async": False, "pid": os.getpid()}))
+        ready = {"async": False, "batch": self._function.has_batch, "pid": os.getpid()}
+        self._channel.send(ch.READY, 0, ch.document(ready))
         try:
             while True:
                 kind, ident, payload = self._channel.read()
                 # Everything else belongs to calls that are over.
                 if kind == ch.REQUEST:
                     self._serve(ident, payload)
+                elif kind == ch.BATCH:
+                    self._serve_batch(ch.parse_credit(payload))
         except ch.Closed:
             return
 
     def _serve(self, ident: int, payload: bytes) -> None:
         flags, meta, first = ch.parse_message(payload)
-        self._id, self._credit, self._arrived = ident, ch.WINDOW, []
-        event, context = make_event(meta, first if flags & ch.LAST else _ArrivingBody(first, self._next_piece))
-        current_call.set(context.call_id)
+        self._arrived, self._cut = [], False
+        self._gone.clear()
+        body = first if flags & ch.LAST else _ArrivingBody(first, self._next_piece)
+        event, context = make_event(meta, body, self._cancelled)
+        self._answer(ident, context.call_id, functools.partial(self._function.call, event, context))
+
+    def _serve_batch(self, count: int) -> None:
+        """Answer as many requests as follow, by one call of ``handle_batch``."""
+        self._gone.clear()
+        calls: dict[int, tuple[Event, Context]] = {}
+        while len(calls) < count or self._incoming():
+            kind, ident, payload = self._channel.read()
+            if kind == ch.REQUEST:
+                _, meta, body = ch.parse_message(payload)
+                calls[ident] = make_event(meta, body, functools.partial(self._cancelled, ident))
+            elif kind == ch.CANCEL:
+                self._gone.add(ident)
+        wanted = [ident for ident in calls if ident not in self._gone]
+        values: dict[int, Any] = {}
+        if len(wanted) > 1:
+            ids = [calls[ident][1].call_id for ident in wanted]
+            current_call.set(f"{ids[0]}+{len(ids) - 1}")
+            deadlines = [calls[ident][1].deadline for ident in wanted]
+            first = min((d for d in deadlines if d is not None), default=None)
+            try:
+                answers = self._function.call_batch([calls[ident][0] for ident in wanted], Context(deadline=first))
+                values = dict(zip(wanted, answers))
+            except BaseException as err:  # what remains is to find out whose fault it is, one by one
+                report(err)
+        for ident, (event, context) in calls.items():
+            if ident in values:
+                produce = functools.partial(_result, values[ident])
+            else:
+                produce = functools.partial(self._function.call, event, context)
+            self._answer(ident, context.call_id, produce)
+
+    def _answer(self, ident: int, call_id: str, produce: Callable[[], Any]) -> None:
+        """Send what ``produce`` returns or raises as the answer of a call."""
+        self._id, self._credit = ident, ch.WINDOW
+        current_call.set(call_id)
         try:
-            response = self._function.respond(self._function.call(event, context))
+            if ident in self._gone:
+                raise Cancelled
+            response = self._function.respond(produce())
             content = response.body
             if not isinstance(content, bytes):
                 self._stream(response, content)
@@ -104,12 +148,24 @@ class Worker:
         while view:
             while self._credit == 0 or self._incoming():
                 self._take()
+                self._check()
             piece = view[: min(ch.PIECE, self._credit)]
             self._channel.send(ch.DATA, self._id, bytes(piece))
             self._credit -= len(piece)
             view = view[len(piece) :]
         while self._incoming():
             self._take()
+            self._check()
+
+    def _check(self) -> None:
+        if self._id in self._gone:
+            raise Cancelled
+
+    def _cancelled(self, ident: int = 0) -> bool:
+        """Say whether nobody waits for a call, by default the one being answered."""
+        while self._incoming():
+            self._take()
+        return (ident or self._id) in self._gone
 
     def _incoming(self) -> bool:
         """Say whether a frame can be read without waiting for long."""
@@ -118,26 +174,28 @@ class Worker:
     def _take(self) -> None:
         """Wait for a frame about the call being answered, and note what it says."""
         kind, ident, payload = self._channel.read()
-        if ident != self._id:
+        if kind == ch.CANCEL:
+            self._gone.add(ident)
+        elif ident != self._id:
             return
-        if kind == ch.DATA:
+        elif kind == ch.DATA:
             self._arrived.append(payload)
         elif kind == ch.END:
             self._arrived.append(None)
-            if payload:
-                raise BodyLost("the caller left before the request was whole")
+            self._cut = bool(payload)
         elif kind == ch.CREDIT:
             self._credit += ch.parse_credit(payload)
-        elif kind == ch.CANCEL:
-            raise Cancelled
 
     def _next_piece(self) -> bytes | None:
         """Return the next piece of the request's body, None at its end."""
         while not self._arrived:
             self._take()
+            self._check()
         piece = self._arrived.pop(0)
         if piece is not None:
             self._channel.send(ch.CREDIT, self._id, ch.credit(len(piece)))
+        elif self._cut:
+            raise BodyLost("the caller left before the request was whole")
         return piece
 
 
@@ -172,12 +230,22 @@ class _ArrivingBody:
             yield piece
 
 
-def make_event(meta: dict[str, Any], body: bytes | Body) -> tuple[Event, Context]:
+def make_event(meta: dict[str, Any], body: bytes | Body, cancelled: Callable[[], bool]) -> tuple[Event, Context]:
     """Make what a handler is given of what REQUEST says."""
-    event = Event(body, meta["headers"], meta["method"], meta["query"], meta["path"])
+    try:
+        event = Event(body, meta["headers"], meta["method"], meta["query"], meta["path"])
+    except (KeyError, TypeError) as err:
+        raise ch.Closed(f"a request that cannot be read: {err!r}") from None
     timeout = meta.get("timeout")
     deadline = None if timeout is None else time.time() + timeout
-    return event, Context(meta.get("call_id", ""), deadline)
+    return event, Context(meta.get("call_id", ""), deadline, cancelled)
+
+
+def _result(value: Any) -> Any:
+    """Return what ``handle_batch`` answered for one event, or raise it."""
+    if isinstance(value, BaseException):
+        raise value
+    return value
 
 
 def head(response: Response) -> bytes:

@@ -13,10 +13,12 @@ from .support import HandlerTestCase
 class WorkerTestCase(HandlerTestCase):
     """A worker in a thread, and the watchdog's end of its socket."""
 
-    def start(self, text, worker=Worker):
+    def start(self, text, worker=Worker, batch=False):
         near, far = socket.socketpair()
         near.settimeout(30)
         function = self.function(text)
+        if function.style == "model":
+            function.load(None)
         thread = threading.Thread(target=worker(function, ch.Channel(far)).run)
         thread.start()
         self.addCleanup(far.close)
@@ -25,7 +27,8 @@ class WorkerTestCase(HandlerTestCase):
         self.channel = ch.Channel(near)
         kind, _, payload = self.channel.read()
         self.assertEqual(kind, ch.READY)
-        self.assertEqual(ch.parse_document(payload)["async"], worker is AsyncWorker)
+        ready = ch.parse_document(payload)
+        self.assertEqual((ready["async"], ready.get("batch", False)), (worker is AsyncWorker, batch))
 
     def request(self, ident, body=b"", flags=ch.LAST, **meta):
         request = {"method": "GET", "path": "/", "query": "", "headers": [], "call_id": "", **meta}

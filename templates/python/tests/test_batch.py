@@ -1,0 +1,114 @@
+import contextlib
+import io
+
+from graphene_function import channel as ch
+from graphene_function.loading import LoadError
+
+from .test_worker import WorkerTestCase
+
+DOUBLE = """
+def handle(event, context): return b'one ' + event.body
+def handle_batch(events, context):
+    return [b'%d of %d' % (i + 1, len(events)) for i, _ in enumerate(events)]
+"""
+
+
+class BatchTest(WorkerTestCase):
+    def batch(self, *bodies, **meta):
+        self.channel.send(ch.BATCH, 0, ch.credit(len(bodies)))
+        for ident, body in enumerate(bodies, 1):
+            self.request(ident, body, **meta)
+
+    def answers(self, count):
+        """Return body or error message by id."""
+        found = {}
+        for _ in range(count):
+            kind, ident, payload = self.channel.read()
+            found[ident] = (
+                ch.parse_document(payload)["message"].encode() if kind == ch.ERROR else ch.parse_message(payload)[2]
+            )
+        return found
+
+    def test_a_batch_is_one_call_and_many_answers(self):
+        self.start(DOUBLE, batch=True)
+        self.batch(b"a", b"b", b"c")
+        self.assertEqual(self.answers(3), {1: b"1 of 3", 2: b"2 of 3", 3: b"3 of 3"})
+        self.request(4, b"alone")
+        self.assertEqual(self.answers(1), {4: b"one alone"})
+
+    def test_an_exception_among_the_answers_fails_its_event_alone(self):
+        self.start(
+            "def handle(event, context): pass\n"
+            "def handle_batch(events): return [ValueError('bad') if e.body == b'bad' else e.body for e in events]",
+            batch=True,
+        )
+        with contextlib.redirect_stderr(io.StringIO()) as log:
+            self.batch(b"good", b"bad")
+            self.assertEqual(
+                self.answers(2), {1: b"good", 2: b"the function raised ValueError; its log says more"}
+            )
+        self.assertIn("ValueError: bad", log.getvalue())
+
+    def test_a_batch_that_fails_is_repeated_one_by_one(self):
+        for batch in ("return [e.body[:1] + 1 for e in events]", "return []", "import sys; sys.exit(1)"):
+            with self.subTest(batch), contextlib.redirect_stderr(io.StringIO()):
+                self.start(
+                    "def handle(event, context): return str(1 / int(event.body))\n"
+                    f"def handle_batch(events, context): {batch}",
+                    batch=True,
+                )
+                self.batch(b"1", b"0", b"2")
+                message = b"the function raised ZeroDivisionError; its log says more"
+                self.assertEqual(self.answers(3), {1: b"1.0", 2: message, 3: b"0.5"})
+
+    def test_items_that_nobody_waits_for_are_dropped(self):
+        self.start(DOUBLE, batch=True)
+        self.channel.send(ch.BATCH, 0, ch.credit(3))
+        self.request(1)
+        self.request(2)
+        self.channel.send(ch.CANCEL, 2)
+        self.request(3)
+        self.assertEqual(self.answers(3), {1: b"1 of 2", 2: b"cancelled", 3: b"2 of 2"})
+
+    def test_answers_of_a_batch_may_be_large_and_may_stream(self):
+        self.start(
+            "def handle(event, context): pass\n"
+            "def handle_batch(events): return [b'x' * 200_000, (str(i) for i in range(3))]",
+            batch=True,
+        )
+        self.batch(b"", b"")
+        self.assertEqual(self.answer(1), (200, b"x" * 200_000, ch.END))
+        self.assertEqual(self.answer(2), (200, b"012", ch.END))
+
+    def test_models_and_texts_are_given_as_to_handle(self):
+        self.start(
+            "def load(context): return 'm'\ndef handle(model, event, context): pass\n"
+            "def handle_batch(model, events, context): return [model + e.body.decode() for e in events]",
+            batch=True,
+        )
+        self.batch(b"a", b"b")
+        self.assertEqual(self.answers(2), {1: b"ma", 2: b"mb"})
+        self.start("def handle(req): pass\ndef handle_batch(reqs): return [r.upper() for r in reqs]", batch=True)
+        self.batch(b"a", b"b")
+        self.assertEqual(self.answers(2), {1: b"A", 2: b"B"})
+
+    def test_contracts_that_cannot_be_kept_are_refused(self):
+        for text, message in [
+            ("async def handle(event, context): pass\ndef handle_batch(events): pass", "not async"),
+            ("def handle(event, context): pass\nasync def handle_batch(events): pass", "not async"),
+            ("def handle(event, context): pass\ndef handle_batch(a, b, c): pass", "takes 3 arguments"),
+            ("def handle(req): pass\ndef handle_batch(a, b): pass", "takes 2 arguments"),
+        ]:
+            with self.subTest(text), self.assertRaisesRegex(LoadError, message):
+                self.function(text)
+
+
+class CancelledTest(WorkerTestCase):
+    def test_a_handler_may_ask_whether_anybody_waits(self):
+        self.start("def handle(event, context):\n    while not context.cancelled: pass\n    return 'seen'")
+        self.request(1)
+        self.channel.send(ch.CANCEL, 1)
+        self.assertEqual(self.answer(1)[1], b"seen")
+        self.request(2)
+        self.channel.send(ch.CANCEL, 2)
+        self.assertEqual(self.answer(2)[1], b"seen")
