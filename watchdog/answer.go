@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,8 +16,8 @@ import (
 )
 
 const (
-	internalHeader   = "X-OpenFaaS-Internal"
-	statusClientLeft = 499 // in logs and metrics: nobody waited for the answer
+	internalHeader   = "X-Openfaas-Internal" // as net/http spells X-OpenFaaS-Internal in maps
+	statusClientLeft = 499                   // in logs and metrics: nobody waited for the answer
 )
 
 // An answer is the ResponseWriter that a function sees. It adds the headers
@@ -63,7 +64,7 @@ func (a *answer) writeHeader(status int) {
 	}
 	h := a.w.Header()
 	maps.Copy(h, a.own)
-	h.Del(internalHeader)
+	delete(h, internalHeader)
 	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
 		a.w.WriteHeader(status)
 		return
@@ -79,11 +80,8 @@ func (a *answer) send(status int) {
 		h.Set("Connection", "close")
 	}
 	now := time.Now()
-	h.Set("X-Duration-Seconds", strconv.FormatFloat(now.Sub(a.start).Seconds(), 'f', 6, 64))
-	for _, t := range a.timings {
-		h.Add("Server-Timing", t)
-	}
-	h.Add("Server-Timing", serverTiming("handler", now.Sub(a.began)))
+	h["X-Duration-Seconds"] = []string{strconv.FormatFloat(now.Sub(a.start).Seconds(), 'f', 6, 64)}
+	h["Server-Timing"] = slices.Concat(h["Server-Timing"], a.timings, []string{serverTiming("handler", now.Sub(a.began))})
 	a.w.WriteHeader(status)
 }
 
@@ -231,8 +229,33 @@ func (a *answer) finish(abort bool) {
 		return
 	}
 	a.writeHeader(http.StatusOK)
-	// Trailers are announced before the body and set after it.
-	h := a.w.Header()
-	maps.Copy(h, a.own)
-	h.Del(internalHeader)
+	a.copyTrailers()
+}
+
+// copyTrailers passes on what the function has set after its body. It leaves
+// the server's headers alone if that is nothing, for it would copy them.
+func (a *answer) copyTrailers() {
+	var h http.Header
+	for name, values := range a.own {
+		if !strings.HasPrefix(name, http.TrailerPrefix) && !a.announced(name) {
+			continue
+		}
+		if h == nil {
+			h = a.w.Header()
+		}
+		h[name] = values
+	}
+	delete(h, internalHeader)
+}
+
+// announced reports whether a header is among those that Trailer names.
+func (a *answer) announced(name string) bool {
+	for _, names := range a.own["Trailer"] {
+		for one := range strings.SplitSeq(names, ",") {
+			if http.CanonicalHeaderKey(strings.TrimSpace(one)) == name {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -1,9 +1,9 @@
 package watchdog
 
 import (
-	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -11,21 +11,37 @@ import (
 
 const logTime = "2006/01/02 15:04:05"
 
-// logAccess writes one line about a call, in the form that tools written for
-// of-watchdog read. Probes are left out.
-func (wd *Watchdog) logAccess(r *http.Request, a *answer) {
+// logAccess writes one line about a call that took d, in the form that tools
+// written for of-watchdog read. Probes are left out.
+func (wd *Watchdog) logAccess(r *http.Request, a *answer, d time.Duration) {
 	if strings.HasPrefix(r.UserAgent(), "kube-probe/") {
 		return
 	}
-	line := fmt.Sprintf("%s %s %s - %d %s - ContentLength: %dB (%.4fs)",
-		time.Now().Format(logTime), r.Method, r.RequestURI, a.status, http.StatusText(a.status), a.written, time.Since(a.start).Seconds())
+	var buf [256]byte
+	line := a.start.Add(d).AppendFormat(buf[:0], logTime)
 	if wd.o.Mode == Classic && a.status == http.StatusOK {
-		line = fmt.Sprintf("%s Wrote %d Bytes - Duration: %.6fs", time.Now().Format(logTime), a.written, time.Since(a.start).Seconds())
+		line = append(line, " Wrote "...)
+		line = strconv.AppendInt(line, a.written, 10)
+		line = append(line, " Bytes - Duration: "...)
+		line = strconv.AppendFloat(line, d.Seconds(), 'f', 6, 64)
+		line = append(line, 's')
+	} else {
+		line = append(append(line, ' '), r.Method...)
+		line = append(append(line, ' '), r.RequestURI...)
+		line = append(line, " - "...)
+		line = strconv.AppendInt(line, int64(a.status), 10)
+		line = append(append(line, ' '), http.StatusText(a.status)...)
+		line = append(line, " - ContentLength: "...)
+		line = strconv.AppendInt(line, a.written, 10)
+		line = append(line, "B ("...)
+		line = strconv.AppendFloat(line, d.Seconds(), 'f', 4, 64)
+		line = append(line, "s)"...)
 	}
 	if id := r.Header.Get("X-Call-Id"); wd.o.LogCallID && id != "" {
-		line += " [" + id + "]"
+		line = append(line, " ["...)
+		line = append(append(line, id...), ']')
 	}
-	_, _ = io.WriteString(wd.o.Stderr, line+"\n") // our own output being gone is no reason to stop serving
+	_, _ = wd.o.Stderr.Write(append(line, '\n')) // our own output being gone is no reason to stop serving
 }
 
 // lineWriter returns a function that writes a child's lines to w, whole and

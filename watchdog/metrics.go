@@ -1,12 +1,13 @@
 package watchdog
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"slices"
-	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,7 +25,10 @@ type metrics struct {
 	calls map[callLabels]*callCounts
 }
 
-type callLabels struct{ code, method string }
+type callLabels struct {
+	code   int
+	method string
+}
 
 type callCounts struct {
 	buckets [len(latencyBuckets)]uint64 // not cumulative; the rest is beyond the last
@@ -42,7 +46,7 @@ func (m *metrics) observe(method string, status int, d time.Duration) {
 		method = "unknown" // a client may invent any number of methods
 	}
 	seconds := d.Seconds()
-	labels := callLabels{strconv.Itoa(status), method}
+	labels := callLabels{status, method}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := m.calls[labels]
@@ -64,11 +68,11 @@ func (m *metrics) write(w io.Writer) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	order := slices.SortedFunc(maps.Keys(m.calls), func(a, b callLabels) int {
-		return slices.Compare([]string{a.code, a.method}, []string{b.code, b.method})
+		return cmp.Or(cmp.Compare(a.code, b.code), strings.Compare(a.method, b.method))
 	})
 	writeHelp(w, "http_requests_total", "counter", "Calls answered.")
 	for _, l := range order {
-		fmt.Fprintf(w, "http_requests_total{code=%q,method=%q} %d\n", l.code, l.method, m.calls[l].count)
+		fmt.Fprintf(w, "http_requests_total{code=\"%d\",method=%q} %d\n", l.code, l.method, m.calls[l].count)
 	}
 	writeHelp(w, "http_request_duration_seconds", "histogram", "Time from a call's arrival to the end of its answer.")
 	for _, l := range order {
@@ -76,11 +80,11 @@ func (m *metrics) write(w io.Writer) {
 		var sum uint64
 		for i, bound := range latencyBuckets {
 			sum += c.buckets[i]
-			fmt.Fprintf(w, "http_request_duration_seconds_bucket{code=%q,method=%q,le=\"%g\"} %d\n", l.code, l.method, bound, sum)
+			fmt.Fprintf(w, "http_request_duration_seconds_bucket{code=\"%d\",method=%q,le=\"%g\"} %d\n", l.code, l.method, bound, sum)
 		}
-		fmt.Fprintf(w, "http_request_duration_seconds_bucket{code=%q,method=%q,le=\"+Inf\"} %d\n", l.code, l.method, c.count)
-		fmt.Fprintf(w, "http_request_duration_seconds_sum{code=%q,method=%q} %g\n", l.code, l.method, c.seconds)
-		fmt.Fprintf(w, "http_request_duration_seconds_count{code=%q,method=%q} %d\n", l.code, l.method, c.count)
+		fmt.Fprintf(w, "http_request_duration_seconds_bucket{code=\"%d\",method=%q,le=\"+Inf\"} %d\n", l.code, l.method, c.count)
+		fmt.Fprintf(w, "http_request_duration_seconds_sum{code=\"%d\",method=%q} %g\n", l.code, l.method, c.seconds)
+		fmt.Fprintf(w, "http_request_duration_seconds_count{code=\"%d\",method=%q} %d\n", l.code, l.method, c.count)
 	}
 	writeHelp(w, "http_requests_in_flight", "gauge", "Calls running now.")
 	fmt.Fprintf(w, "http_requests_in_flight %d\n", m.inFlight.Load())

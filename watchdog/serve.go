@@ -127,8 +127,9 @@ func (wd *Watchdog) serveCall(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
 	a := newAnswer(w, r, time.Now())
 	defer func() {
-		wd.metrics.observe(r.Method, a.status, time.Since(a.start))
-		wd.logAccess(r, a)
+		d := time.Since(a.start)
+		wd.metrics.observe(r.Method, a.status, d)
+		wd.logAccess(r, a, d)
 	}()
 
 	if !wd.calls.enter() {
@@ -194,8 +195,10 @@ func (wd *Watchdog) within(a *answer, r *http.Request) {
 	}
 
 	budget := wd.o.budget()
-	if d, err := parseDuration(r.Header.Get("X-Timeout")); err == nil && d > 0 && (budget == 0 || d < budget) {
-		budget = d
+	if text := r.Header.Get("X-Timeout"); text != "" {
+		if d, err := parseDuration(text); err == nil && d > 0 && (budget == 0 || d < budget) {
+			budget = d
+		}
 	}
 	if budget > 0 {
 		deadline := a.began.Add(budget)
