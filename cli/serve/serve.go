@@ -173,6 +173,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		defer stopBehind()
 		return front.Run(serving)
 	})
+	if err := trim(); err != nil {
+		o.Log.Debug("the program stays in memory as a whole", "err", err)
+	}
 	fmt.Fprintf(o.Stdout, "Graphene %s is ready at %s after %d ms; data in %s\n", o.Version.Release, url, time.Since(began).Milliseconds(), dir.path)
 	err = group.Wait()
 	o.Log.Info("platform stopped")
