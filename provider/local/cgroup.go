@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -97,12 +98,15 @@ func (legacy) settings(l limits) (all []setting) {
 
 // controlGroups make the kernel limit replicas, each with all its processes.
 // What it makes lies below the group of this process, so that limits which
-// others have put on that hold. Nil are none.
+// others have put on that hold. There is nothing while no replica needs it.
+// Nil are none.
 type controlGroups struct {
 	dialect
 	parents map[string]string // by controller: the directory that groups of replicas are made in
 	others  []string          // that of all hierarchies, which OCI runtimes use
 	undo    func()            // undoes what finding them changed
+
+	parenting sync.Mutex // held while parents are made or removed
 }
 
 const (
@@ -291,7 +295,10 @@ func writeControl(dir, file, value string) error {
 	return errors.Join(err, f.Close())
 }
 
+// removeParents removes the directories that have no groups in them.
 func (g *controlGroups) removeParents() {
+	g.parenting.Lock()
+	defer g.parenting.Unlock()
 	for _, parent := range g.everywhere() {
 		_ = os.Remove(parent) // most were never made
 	}
@@ -351,7 +358,7 @@ func (g *controlGroups) String() string {
 
 // make makes a group. A limit that the kernel cannot enforce here is left out.
 func (g *controlGroups) make(name string, l limits) (*controlGroup, error) {
-	group := &controlGroup{}
+	group := &controlGroup{among: g}
 	for _, s := range g.settings(l) {
 		parent, ok := g.parents[s.controller]
 		if !ok {
@@ -359,7 +366,7 @@ func (g *controlGroups) make(name string, l limits) (*controlGroup, error) {
 		}
 		dir := filepath.Join(parent, name)
 		if !slices.Contains(group.dirs, dir) {
-			if err := os.MkdirAll(dir, 0o755); err != nil {
+			if err := g.makeDirectory(dir); err != nil {
 				return nil, errors.Join(fmt.Errorf("make control group: %w", err), group.remove())
 			}
 			group.dirs = append(group.dirs, dir)
@@ -376,6 +383,24 @@ func (g *controlGroups) make(name string, l limits) (*controlGroup, error) {
 		}
 	}
 	return group, nil
+}
+
+func (g *controlGroups) makeDirectory(dir string) error {
+	g.parenting.Lock()
+	defer g.parenting.Unlock()
+	parent := filepath.Dir(dir)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return err
+	}
+	if _, ok := g.dialect.(unified); ok {
+		if err := share(parent, slices.Sorted(maps.Keys(g.parents))); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o755); !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return nil
 }
 
 // sweep ends and removes groups that a platform which was killed left behind.
@@ -395,11 +420,13 @@ func (g *controlGroups) sweep() error {
 			}
 		}
 	}
+	g.removeParents()
 	return errors.Join(problems...)
 }
 
 // A controlGroup is that of one replica. The nil group has no limits.
 type controlGroup struct {
+	among     *controlGroups
 	dirs      []string // one in version 2, one per controller in version 1
 	oomEvents string   // empty: memory is not limited
 }
@@ -445,6 +472,7 @@ func (g *controlGroup) remove() error {
 	for _, dir := range g.dirs {
 		problems = append(problems, removeGroup(dir))
 	}
+	g.among.removeParents()
 	return errors.Join(problems...)
 }
 

@@ -101,7 +101,7 @@ func TestVersion2IsSpokenTo(t *testing.T) {
 	}
 	want := map[string]string{
 		"cgroup.subtree_control":            "+memory +cpu +pids",
-		"graphene-x/cgroup.subtree_control": "+memory +cpu +pids",
+		"graphene-x/cgroup.subtree_control": "+cpu +memory +pids",
 		"graphene-x/r/memory.max":           "1048576",
 		"graphene-x/r/cpu.max":              "25000 100000",
 		"graphene-x/r/pids.max":             "7",

@@ -477,7 +477,7 @@ func TestTheKernelHoldsAFunctionToItsLimitOfCPU(t *testing.T) {
 		t.Skipf("NOT TESTED: no control group limits CPU here: %s", f.Isolation())
 	}
 	spec := f.spec("spinner")
-	spec.Limits = &types.FunctionResources{CPU: "100m"}
+	spec.Limits = &types.FunctionResources{CPU: "500m"}
 	ref := f.deploy(spec)
 	r := f.until(ref, "ready replica", ready(1)).Replicas[0]
 	_, groups := f.call(r, "/read?file=/proc/self/cgroup")

@@ -71,8 +71,9 @@ func (i isolation) attributes(container bool) *syscall.SysProcAttr {
 	return attr
 }
 
-// helperPatience is far more than the helper needs to find out what it can.
-const helperPatience = 5 * time.Second
+// helperPatience is far more than the helper needs to find out what it can:
+// a machine that is only busy must not fence functions in less.
+const helperPatience = time.Minute
 
 // tryHelper starts the helper to try what replicas would do, and returns what
 // it says it can, and whether it ran at all.
