@@ -13,6 +13,7 @@ const (
 	quantum  = 64 // messages that are fetched for a function before it is the next one's turn
 	fetchers = 16 // functions that are fetched for at once
 	ackWait  = 30 * time.Second
+	maxHeld  = 4096            // calls of one function that all workers together hold
 	lingers  = 5 * time.Second // how long a function's consumer outlives its last message
 )
 
@@ -31,6 +32,7 @@ type delivery struct {
 type lane struct {
 	where    string // subject without its prefix
 	consumer jetstream.Consumer
+	taken    int // messages so far
 	limit    limit
 
 	buffer   []*delivery // fetched, not started

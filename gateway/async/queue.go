@@ -194,7 +194,7 @@ func (q *Queue) Cancel(ctx context.Context, id string) error {
 	}
 	if j, err := decode(strings.TrimPrefix(m.Subject, callsSubject), m.Header, m.Data, m.Sequence); err == nil && j.ID == c.ID {
 		if err := q.calls.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
-			q.o.Log.Warn("a cancelled call keeps its place", "call", c.ID, "err", err)
+			return unavailable(fmt.Errorf("call %s is cancelled, but may be run if the queue is restarted: %w", c.ID, err))
 		}
 		q.dropBody(ctx, j)
 	}

@@ -191,7 +191,7 @@ func (w *Worker) fetch(l *lane, n int) (got []*delivery, full bool, err error) {
 			FilterSubject:     callsSubject + l.where,
 			AckPolicy:         jetstream.AckExplicitPolicy,
 			AckWait:           ackWait,
-			MaxAckPending:     4096,
+			MaxAckPending:     maxHeld,
 			MemoryStorage:     true,
 			Replicas:          1,
 			InactiveThreshold: lingers,
@@ -233,7 +233,11 @@ func (w *Worker) take(l *lane, msg jetstream.Msg) *delivery {
 		return nil
 	}
 	d := &delivery{job: j, lane: l, msg: msg, seq: meta.Sequence.Stream}
-	d.suspect = j.Keyed || len(j.Tries) > 0 || meta.NumDelivered > 1 || d.seq <= w.first
+	// Of the calls that were there before the worker, those may have been run
+	// that a worker before it may have held: the first ones.
+	old := d.seq <= w.first && l.taken < maxHeld
+	l.taken++
+	d.suspect = j.Keyed || len(j.Tries) > 0 || meta.NumDelivered > 1 || old
 	w.mu.Lock()
 	w.held[j.ID] = d
 	w.mu.Unlock()
