@@ -1,4 +1,4 @@
-"""``python -m graphene_function``: a pool's process, or a development server."""
+"""``python -m graphene_function``: a pool's process, a development server, or a search for leaks."""
 
 import os
 import sys
@@ -11,6 +11,10 @@ def main() -> int:
         from .zygote import run
 
         return run(int(fd))
+    if sys.argv[1:2] == ["leaks"]:
+        from .leaks import main as leaks
+
+        return leaks(sys.argv[2:])
     from .serve import main as serve
 
     return serve(sys.argv[1:])
