@@ -69,6 +69,8 @@ func limited(limit int64, log *slog.Logger, next http.Handler) http.Handler {
 			web.WriteError(w, r, log, fault.TooLarge.Errorf("request body exceeds %d bytes", limit))
 			return
 		}
+		// Not in the server's own request: it must know the body again.
+		r = r.WithContext(r.Context())
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 		next.ServeHTTP(w, r)
 	})

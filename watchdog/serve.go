@@ -140,6 +140,9 @@ func (wd *Watchdog) serveCall(w http.ResponseWriter, r *http.Request) {
 	wd.metrics.inFlight.Add(1)
 	defer wd.metrics.inFlight.Add(-1)
 
+	// Bodies are wrapped below, and the server must know its own again, or it
+	// cuts connections whose body nobody has read to the end.
+	r = r.WithContext(r.Context())
 	if wd.o.MaxBody > 0 {
 		if r.ContentLength > wd.o.MaxBody {
 			a.refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("a request may have %d bytes", wd.o.MaxBody))

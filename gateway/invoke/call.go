@@ -100,6 +100,28 @@ func (c *call) serve(w http.ResponseWriter, r *http.Request, to *route, where ta
 		// Under a server ReverseProxy has done this already.
 		panic(http.ErrAbortHandler)
 	}
+	c.settle()
+}
+
+// settle lets the sending of a body that nobody wants any more come to its own
+// end, which it does when it next writes. The server would interrupt it within
+// a read, could not read on after that, and would cut the connection of a
+// caller who still sends, and who then loses the answer.
+func (c *call) settle() {
+	up := c.message.upload
+	if up == nil {
+		return
+	}
+	select {
+	case <-up.done:
+		return
+	default:
+	}
+	_ = c.caller.Flush() // the caller may want the answer before it goes on
+	select {
+	case <-up.done:
+	case <-time.After(lastWrite):
+	}
 }
 
 // acquire takes a slot, and sets the deadline by the settings of its time.
