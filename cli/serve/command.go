@@ -3,13 +3,14 @@ package serve
 import (
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/openfaas/faas-provider/types"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/graphene-faas/graphene/internal/conf"
+	"github.com/graphene-faas/graphene/internal/fault"
 )
 
 // CommandOptions are what the command needs from its program.
@@ -46,15 +47,16 @@ Every flag can be given as an environment variable too:
 		Example: `  graphene serve
   graphene serve --listen 0.0.0.0:8080 --data-dir /srv/graphene
   graphene serve --listen 127.0.0.1:0 --metrics-listen off`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			environ := slices.Clone(o.Environ)
-			for _, f := range conf.Fields[Config]() {
-				if flag := cmd.Flags().Lookup(f.Flag(envPrefix)); flag.Changed {
-					environ = append(environ, f.Env+"="+flag.Value.String())
-				}
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fault.Invalid.Errorf("serve takes no arguments, and got %q", args)
 			}
-			cfg, err := conf.Read[Config](environ)
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			given := map[string]string{}
+			cmd.Flags().Visit(func(f *pflag.Flag) { given[f.Name] = f.Value.String() })
+			cfg, err := conf.ReadFlags[Config](o.Environ, envPrefix, given)
 			if err != nil {
 				return err
 			}

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strconv"
 	"strings"
 
 	"github.com/caarlos0/env/v11"
@@ -57,7 +58,12 @@ func Fields[T any]() []Field {
 // Read fills a T from environ, whose entries are NAME=VALUE; of two entries
 // with one name the later wins. The error, of kind fault.Invalid, names every
 // variable that is missing or has a bad value.
-func Read[T any](environ []string) (T, error) {
+func Read[T any](environ []string) (T, error) { return ReadFlags[T](environ, "", nil) }
+
+// ReadFlags is Read for a program that takes flags too: flags holds the values
+// of those that were given, by the flag's name, and wins over environ. Errors
+// name a value as it was given. prefix is that of [Field.Flag].
+func ReadFlags[T any](environ []string, prefix string, flags map[string]string) (T, error) {
 	var cfg T
 	vars := map[string]string{}
 	for _, kv := range environ {
@@ -65,13 +71,16 @@ func Read[T any](environ []string) (T, error) {
 			vars[k] = v
 		}
 	}
+	names := map[string]string{} // of fields, as the user gave them
+	for _, f := range Fields[T]() {
+		names[f.Name] = f.Env
+		if v, ok := flags[f.Flag(prefix)]; ok {
+			vars[f.Env], names[f.Name] = v, "--"+f.Flag(prefix)
+		}
+	}
 	err := env.ParseWithOptions(&cfg, env.Options{Environment: vars})
 	if err == nil {
 		return cfg, nil
-	}
-	names := map[string]string{}
-	for _, f := range Fields[T]() {
-		names[f.Name] = f.Env
 	}
 	var problems []string
 	all := []error{err}
@@ -79,15 +88,18 @@ func Read[T any](environ []string) (T, error) {
 		all = agg.Errors
 	}
 	for _, e := range all {
-		problems = append(problems, explain(e, names, vars))
+		problems = append(problems, explain[T](e, names, vars))
 	}
 	return cfg, fault.Invalid.Errorf("%s", strings.Join(problems, "; "))
 }
 
-func explain(err error, names, vars map[string]string) string {
+func explain[T any](err error, names, vars map[string]string) string {
 	if p, ok := errors.AsType[env.ParseError](err); ok {
-		name := names[p.Name]
-		return fmt.Sprintf("%s is %q: %v", name, vars[name], p.Err)
+		for _, f := range Fields[T]() {
+			if f.Name == p.Name {
+				return fmt.Sprintf("%s is %q: %v", names[f.Name], vars[f.Env], want(f, p.Err))
+			}
+		}
 	}
 	if m, ok := errors.AsType[env.VarIsNotSetError](err); ok {
 		return m.Key + " is not set"
@@ -96,4 +108,16 @@ func explain(err error, names, vars map[string]string) string {
 		return m.Key + " is empty"
 	}
 	return err.Error()
+}
+
+// want says what a value of f's type looks like, where err is only what the
+// library for numbers has to say.
+func want(f Field, err error) error {
+	if _, ok := errors.AsType[*strconv.NumError](err); !ok {
+		return err
+	}
+	if f.Type == "bool" {
+		return errors.New("want true or false")
+	}
+	return errors.New("want a whole number")
 }

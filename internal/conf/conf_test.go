@@ -52,3 +52,17 @@ func TestAFieldKnowsItsFlag(t *testing.T) {
 		t.Errorf("flag of %s = %q, want read-timeout", fields[1].Env, got)
 	}
 }
+
+func TestAFlagWinsAndIsNamedInErrors(t *testing.T) {
+	environ := []string{"functions_provider_url=http://a", "max_queue=5"}
+	got, err := conf.ReadFlags[config](environ, "GRAPHENE_", map[string]string{"max-queue": "7"})
+	if err != nil || got.Queue != 7 {
+		t.Errorf("queue %d, %v; want 7", got.Queue, err)
+	}
+	_, err = conf.ReadFlags[config](environ, "GRAPHENE_", map[string]string{"max-queue": "lots", "read-timeout": "soon"})
+	for _, part := range []string{`--max-queue is "lots": want a whole number`, `--read-timeout is "soon": want a time span`} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("error %v does not say %q", err, part)
+		}
+	}
+}
