@@ -39,6 +39,14 @@ const defaultFProcess = "python3 -m graphene_function"
 // first: dependencies, the platform's runtime, the handler. Nothing of the
 // handler is run but its build.py.
 func (b *build) buildPython(ctx context.Context) (v1.Image, error) {
+	p, err := b.newPythonBuild(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return p.run(ctx)
+}
+
+func (b *build) newPythonBuild(ctx context.Context) (*pythonBuild, error) {
 	python := b.Python
 	if python == "" {
 		python = "python3"
@@ -54,8 +62,7 @@ func (b *build) buildPython(ctx context.Context) (v1.Image, error) {
 	if target.Python == "" {
 		return nil, fault.Invalid.Errorf("target %s names no version of Python; this machine's is %s", target, interpreter.Target)
 	}
-	p := &pythonBuild{build: b, interpreter: interpreter, target: target, handler: filepath.Join(b.work, "function")}
-	return p.run(ctx)
+	return &pythonBuild{build: b, interpreter: interpreter, target: target, handler: filepath.Join(b.work, "function")}, nil
 }
 
 type pythonBuild struct {
@@ -65,12 +72,14 @@ type pythonBuild struct {
 	handler     string // the copy that becomes a layer
 }
 
-func (p *pythonBuild) run(ctx context.Context) (v1.Image, error) {
+// built copies the handler, checks it, installs its packages and runs its
+// build.py.
+func (p *pythonBuild) built(ctx context.Context) (*dependencies, error) {
 	p.Progress.Step("check " + p.Name)
 	if err := p.copyHandler(p.handler); err != nil {
 		return nil, err
 	}
-	if err := removeFiles(p.handler, "test_*.py"); err != nil { // a changed test changes no image
+	if err := removeFiles(p.handler, "test_*.py", testRequirements); err != nil { // a changed test changes no image
 		return nil, err
 	}
 	if err := p.check(ctx); err != nil {
@@ -80,10 +89,14 @@ func (p *pythonBuild) run(ctx context.Context) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.runBuildScript(ctx, deps); err != nil {
+	return deps, p.runBuildScript(ctx, deps)
+}
+
+func (p *pythonBuild) run(ctx context.Context) (v1.Image, error) {
+	deps, err := p.built(ctx)
+	if err != nil {
 		return nil, err
 	}
-
 	p.Progress.Step("assemble " + p.Name)
 	site := filepath.Join(p.work, "site")
 	if p.Runtime == nil {

@@ -170,18 +170,18 @@ type built struct {
 	push func(ctx context.Context, name, gateway string, o image.PushOptions) error
 }
 
-// build makes the image of one function.
-func (b *builder) build(ctx context.Context, task *term.Task, fn stack.Function) (built, error) {
+// options returns what package image wants to know of a function.
+func (b *builder) options(ctx context.Context, task *term.Task, fn stack.Function) (image.Options, error) {
 	t, err := b.f.TemplateFor(ctx, b.file, fn)
 	if err != nil {
-		return built{}, fmt.Errorf("build %s: %w", fn.Name, err)
+		return image.Options{}, fmt.Errorf("build %s: %w", fn.Name, err)
 	}
 	dir := b.file.Path(b.f, fn.Handler)
 	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
 		if err == nil {
 			err = &fs.PathError{Op: "open", Path: dir, Err: errors.New("not a directory")}
 		}
-		return built{}, fault.Invalid.Errorf("build %s: its handler is not there: %w", fn.Name, err)
+		return image.Options{}, fault.Invalid.Errorf("build %s: its handler is not there: %w", fn.Name, err)
 	}
 	o := image.Options{
 		Name:          fn.Name,
@@ -205,6 +205,15 @@ func (b *builder) build(ctx context.Context, task *term.Task, fn stack.Function)
 	}
 	for _, path := range b.file.Copy {
 		o.Extras = append(o.Extras, b.f.Rel(b.file.Path(b.f, path)))
+	}
+	return o, nil
+}
+
+// build makes the image of one function.
+func (b *builder) build(ctx context.Context, task *term.Task, fn stack.Function) (built, error) {
+	o, err := b.options(ctx, task, fn)
+	if err != nil {
+		return built{}, err
 	}
 	img, err := image.Build(ctx, o)
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package function holds the commands about functions: new, build, push,
+// Package function holds the commands about functions: new, test, build, push,
 // deploy and up bring one from nothing to an address; list, describe, invoke,
 // logs and scale look after it; remove ends it.
 package function
@@ -18,6 +18,7 @@ func Commands(f *command.Factory) []*cobra.Command {
 	return []*cobra.Command{
 		newCommand(f),
 		upCommand(f),
+		testCommand(f),
 		buildCommand(f),
 		pushCommand(f),
 		deployCommand(f),
