@@ -181,12 +181,20 @@ func (s *space) check() error {
 	return nil
 }
 
-// natsLog carries the server's complaints into the platform's log.
+// natsLog carries what the server says into the platform's log.
 type natsLog struct{ log *slog.Logger }
 
-func (l natsLog) Noticef(format string, v ...any) { l.log.Debug("queue: " + fmt.Sprintf(format, v...)) }
-func (l natsLog) Warnf(format string, v ...any)   { l.log.Warn("queue: " + fmt.Sprintf(format, v...)) }
-func (l natsLog) Fatalf(format string, v ...any)  { l.log.Error("queue: " + fmt.Sprintf(format, v...)) }
-func (l natsLog) Errorf(format string, v ...any)  { l.log.Error("queue: " + fmt.Sprintf(format, v...)) }
-func (l natsLog) Debugf(format string, v ...any)  { l.log.Debug("queue: " + fmt.Sprintf(format, v...)) }
-func (l natsLog) Tracef(string, ...any)           {}
+const natsSays = "the queue's server reports"
+
+func (l natsLog) Noticef(format string, v ...any) { l.Debugf(format, v...) }
+func (l natsLog) Warnf(format string, v ...any) {
+	l.log.Warn(natsSays, "text", fmt.Sprintf(format, v...))
+}
+func (l natsLog) Fatalf(format string, v ...any) { l.Errorf(format, v...) }
+func (l natsLog) Errorf(format string, v ...any) {
+	l.log.Error(natsSays, "text", fmt.Sprintf(format, v...))
+}
+func (l natsLog) Debugf(format string, v ...any) {
+	l.log.Debug(natsSays, "text", fmt.Sprintf(format, v...))
+}
+func (l natsLog) Tracef(string, ...any) {}

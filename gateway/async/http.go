@@ -4,8 +4,10 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -285,9 +287,7 @@ func (a *API) result(w http.ResponseWriter, r *http.Request, id string) error {
 	}
 	defer body.Close()
 	h := w.Header()
-	for name, values := range c.Header {
-		h[name] = values
-	}
+	maps.Copy(h, c.Header)
 	status := c.Status
 	if status == 0 {
 		status = http.StatusServiceUnavailable
@@ -377,7 +377,7 @@ func readFilter(query url.Values) (Filter, error) {
 		}
 		f.Function = ref.String()
 	}
-	if f.State != "" && !known(f.State) {
+	if f.State != "" && !slices.Contains(States(), f.State) {
 		return f, fault.Invalid.Errorf("state is %q, want one of %v", f.State, States())
 	}
 	for name, at := range map[string]*time.Time{"since": &f.Since, "until": &f.Until, "before": &f.Before} {
@@ -398,15 +398,6 @@ func readFilter(query url.Values) (Filter, error) {
 		f.Limit = n
 	}
 	return f, nil
-}
-
-func known(s State) bool {
-	for _, k := range States() {
-		if k == s {
-			return true
-		}
-	}
-	return false
 }
 
 func (a *API) one(do func(context.Context, string) error) web.HandlerFunc {

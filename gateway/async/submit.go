@@ -220,7 +220,8 @@ func validQueue(name string) error {
 		return fault.Invalid.Errorf("annotation %s is %q, which is taken", function.AnnotationQueue, name)
 	}
 	for _, c := range name {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
+		plain := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
+		if !plain {
 			return fault.Invalid.Errorf("annotation %s is %q: want letters, digits, dashes and underscores", function.AnnotationQueue, name)
 		}
 	}

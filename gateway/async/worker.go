@@ -420,7 +420,7 @@ func (w *Worker) try(ctx context.Context, d *delivery) *answer {
 		a.reason = err.Error()
 		return a
 	}
-	resp, err := w.o.Gateway.RoundTrip(req)
+	resp, err := w.o.Gateway.RoundTrip(req) //nolint:bodyclose // answer.close does
 	if err != nil {
 		a.reason = fmt.Sprintf("the gateway gave no answer: %v", err)
 		return a

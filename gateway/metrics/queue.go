@@ -108,7 +108,7 @@ func (q *Queue) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(inflightDesc, prometheus.GaugeValue, float64(n), key[0], key[1])
 	}
 	q.mu.Unlock()
-	ctx, cancel := context.WithTimeout(context.Background(), statesTime)
+	ctx, cancel := context.WithTimeout(context.Background(), statesTime) //nolint:forbidigo // a collector is given none
 	defer cancel()
 	states, err := q.states(ctx)
 	if err != nil {
