@@ -11,7 +11,8 @@ they are used, or when a model is loaded, unless they are told to use one, which
 the watchdog does by the environment. As proof, a probe is forked after loading
 and warms up; if it hangs or dies, the watchdog is told that this function
 cannot be shared, and starts a zygote that loads nothing: then each worker loads
-for itself.
+for itself. If the probe has started no threads, the zygote warms up too, and
+its workers are warm from the start; otherwise each warms up for itself.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
 _POLL = 0.002  # seconds between looks at the probe
 _IDLE = 2.0  # seconds without using the processor, after which a probe hangs
 _LAST_WORDS = 0.1  # seconds that a process gets to say where it hangs
-_WARMUP_RAISED = 3  # exit status of a probe
+# Exit statuses of a probe that has survived.
+_WARMUP_RAISED = 3
+_WARMUP_STARTED_THREADS = 4
 
 
 def run(fd: int) -> int:
@@ -66,6 +69,7 @@ class _Zygote:
         self._control = control
         self._settings = settings
         self._function: Function | None = None
+        self._warm = False  # workers need not warm up
         self._workers: dict[int, int] = {}  # process id to worker id
         self._doomed: dict[int, float] = {}  # process id to when it is killed
         self._stopping = False
@@ -79,14 +83,14 @@ class _Zygote:
             except BaseException as err:  # whatever a handler may raise at import
                 self._control.send(ch.FAILED, 0, ch.document({"error": describe(err)}))
                 return 1
+            loaded["seconds"] = round(time.monotonic() - begun, 3)
+            # Without a warmup there is nothing that a probe could prove.
+            problem = self._warm_up() if self._function.has_warmup else ""
+            if problem:
+                loaded.update(shared=False, problem=problem)
             # What is here now stays for good: collecting it would only copy pages.
             gc.collect()
             gc.freeze()
-            loaded["seconds"] = round(time.monotonic() - begun, 3)
-            # Without a warmup there is nothing that a probe could prove.
-            problem = self._probe(self._settings["probe_seconds"]) if self._function.has_warmup else ""
-            if problem:
-                loaded.update(shared=False, problem=problem)
         wake = self._listen_for_signals()
         self._control.send(ch.LOADED, 0, ch.document(loaded))
         try:
@@ -161,7 +165,8 @@ class _Zygote:
         try:
             if function is None:
                 function = _load(self._settings)
-            function.warmup()
+            if not self._warm:
+                function.warmup()
         except BaseException as err:
             if self._function is None:
                 channel.send(ch.FAILED, 0, ch.document({"error": describe(err)}))
@@ -193,8 +198,26 @@ class _Zygote:
         for pid in self._workers:
             _signal(pid, signal.SIGKILL)
 
-    def _probe(self, seconds: float) -> str:
-        """Fork a child that warms up; return what is wrong with that, or nothing."""
+    def _warm_up(self) -> str:
+        """Warm up, if forked processes survive that; return why workers cannot be forked, or nothing."""
+        single_threaded, problem = self._probe(self._settings["probe_seconds"])
+        if problem or not single_threaded:
+            return problem
+        assert self._function is not None
+        try:
+            self._function.warmup()
+        except BaseException as err:  # though it did not in the probe
+            describe(err)
+            return ""
+        self._warm = True
+        return "" if _threads() == 1 else "warmup started threads, but not in a forked process"
+
+    def _probe(self, seconds: float) -> tuple[bool, str]:
+        """Fork a child that warms up.
+
+        Return whether it did so without starting threads, and what is wrong
+        with forking, or nothing.
+        """
         function = self._function
         assert function is not None
 
@@ -205,7 +228,7 @@ class _Zygote:
             except BaseException as err:
                 describe(err)
                 return _WARMUP_RAISED
-            return 0
+            return 0 if _threads() == 1 else _WARMUP_STARTED_THREADS
 
         pid = _fork(warm_up)
         begun = idle_since = time.monotonic()
@@ -223,11 +246,12 @@ class _Zygote:
                 time.sleep(_LAST_WORDS)
                 _signal(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-                return "warmup hung in a forked process"
+                return False, "warmup hung in a forked process"
             time.sleep(_POLL)
-        if os.waitstatus_to_exitcode(status) in (0, _WARMUP_RAISED):
-            return ""
-        return f"warmup ended a forked process with {_status_text(status)}"
+        code = os.waitstatus_to_exitcode(status)
+        if code in (0, _WARMUP_RAISED, _WARMUP_STARTED_THREADS):
+            return code == 0, ""
+        return False, f"warmup ended a forked process with {_status_text(status)}"
 
 
 def _load(settings: dict[str, Any]) -> Function:
@@ -275,6 +299,14 @@ def _processor_ticks(pid: int) -> int:
     except OSError:
         return -1
     return int(fields[11]) + int(fields[12])
+
+
+def _threads() -> int:
+    """Return how many threads this process has, those of libraries too; 0 if that is unknown."""
+    try:
+        return len(os.listdir("/proc/self/task"))
+    except OSError:
+        return 0
 
 
 def _reseed() -> None:

@@ -94,6 +94,26 @@ class ZygoteTest(HandlerTestCase):
                 loaded = self.news(ch.LOADED)
                 self.assertEqual((loaded["shared"], loaded["problem"]), (False, problem))
 
+    def test_workers_are_warm_from_the_start_unless_warmup_starts_threads(self):
+        model = (
+            "import os, threading\n"
+            "def load(context): return {}\n"
+            "def handle(model, event, context): return str(model['warm in'])\n"
+            "def warmup(model):\n"
+            "    model['warm in'] = os.getpid()\n"
+        )
+        for then, forked in [("", False), ("    threading.Thread(target=threading.Event().wait, daemon=True).start()", True)]:
+            with self.subTest(then):
+                self.start(model + then)
+                self.assertTrue(self.news(ch.LOADED)["shared"])
+                worker = self.fork(1)
+                pid = self.news(ch.FORKED)["pid"]
+                worker.read()
+                request = {"method": "GET", "path": "/", "query": "", "headers": []}
+                worker.send(ch.REQUEST, 1, ch.message(ch.LAST, ch.document(request), b""))
+                warm_in = int(ch.parse_message(worker.read()[2])[2])
+                self.assertEqual(warm_in, pid if forked else self.process.pid)
+
     def test_a_warmup_that_raises_is_only_logged(self):
         self.start("def load(context): pass\ndef warmup(model): 1 / 0\ndef handle(model, event, context): pass")
         self.assertTrue(self.news(ch.LOADED)["shared"])
