@@ -151,6 +151,13 @@ func (a *answer) timing(name string, d time.Duration) {
 	a.timings = append(a.timings, serverTiming(name, d))
 }
 
+// timingOf is timing with a word about what was timed.
+func (a *answer) timingOf(name string, d time.Duration, what string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.timings = append(a.timings, serverTiming(name, d)+";desc=\""+what+"\"")
+}
+
 func serverTiming(name string, d time.Duration) string {
 	return name + ";dur=" + strconv.FormatFloat(float64(d)/float64(time.Millisecond), 'f', 3, 64)
 }
@@ -158,6 +165,12 @@ func serverTiming(name string, d time.Duration) string {
 // refuse answers an error of the platform's making, unless an answer has begun.
 func (a *answer) refuse(status int, text string) {
 	a.fail(status, text, true)
+}
+
+// refuseBusy answers 429, and when to try again.
+func (a *answer) refuseBusy(text string, retry time.Duration) {
+	a.w.Header().Set("Retry-After", strconv.Itoa(int(max(time.Second, retry.Round(time.Second)).Seconds())))
+	a.refuse(http.StatusTooManyRequests, text)
 }
 
 // fail answers an error in one line of text and reports true, unless an answer

@@ -62,14 +62,18 @@ func FromEnviron(environ []string) (Options, error) {
 		LogCallID:  e.boolean(false, "log_callid", "log_call_id"),
 
 		Workers: WorkerOptions{
-			Min:         e.number("workers_min", 0, 0, 1<<16),
-			Max:         e.number("workers", 0, 0, 1<<16),
-			Threads:     e.number("threads", 0, 0, 1<<16),
-			MaxRequests: e.number("max_requests", 0, 0, 1<<30),
-			MaxMemory:   e.size("max_memory", 0),
-			LoadTimeout: e.duration("load_timeout", 0),
-			HandlerDir:  e.text("handler_dir"),
-			Style:       e.text("handler_style"),
+			Min:          e.number("workers_min", 0, 0, 1<<16),
+			Max:          e.number("workers", 0, 0, 1<<16),
+			Threads:      e.number("threads", 0, 0, 1<<16),
+			MaxRequests:  e.number("max_requests", 0, 0, 1<<30),
+			MaxMemory:    e.size("max_memory", 0),
+			MaxGrowth:    e.size("max_growth", 0),
+			MaxAge:       e.duration("max_age", 0),
+			BatchMax:     e.number("batch_max", 0, 0, 1<<16),
+			BatchLatency: e.duration("batch_latency", 0),
+			LoadTimeout:  e.duration("load_timeout", 0),
+			HandlerDir:   e.text("handler_dir"),
+			Style:        e.text("handler_style"),
 		},
 	}
 	if o.Mode == "" && len(o.Process) > 0 {

@@ -44,7 +44,7 @@ func TestFromEnvironReadsEverySetting(t *testing.T) {
 		"a pool behind a socket": {
 			environ: []string{
 				"mode=pool", "fprocess=python3 -m graphene_function", "listen=unix:/run/f.sock", "listen_peer_uid=0", "lifeline_fd=3", "exec_timeout=0",
-				"workers=4", "workers_min=2", "threads=3", "max_requests=100", "max_memory=512Mi", "load_timeout=5m", "handler_dir=src", "handler_style=model",
+				"workers=4", "workers_min=2", "threads=3", "max_requests=100", "max_memory=512Mi", "max_growth=64Mi", "max_age=1h", "batch_max=8", "batch_latency=50ms", "load_timeout=5m", "handler_dir=src", "handler_style=model",
 				"max_body=1k", "max_buffer=3Ki", "max_header_bytes=2Ki",
 			},
 			want: watchdog.Options{
@@ -52,7 +52,7 @@ func TestFromEnvironReadsEverySetting(t *testing.T) {
 				StaticPath: "/home/app/public", MaxHeaderBytes: 2 << 10, MaxBody: 1000, MaxBuffer: 3 << 10,
 				ContentType: "application/octet-stream", Classic: classicDefaults, PrefixLogs: true, LogBuffer: 64 << 10,
 				Workers: watchdog.WorkerOptions{
-					Min: 2, Max: 4, Threads: 3, MaxRequests: 100, MaxMemory: 512 << 20, LoadTimeout: 5 * time.Minute, HandlerDir: "src", Style: "model",
+					Min: 2, Max: 4, Threads: 3, MaxRequests: 100, MaxMemory: 512 << 20, MaxGrowth: 64 << 20, MaxAge: time.Hour, BatchMax: 8, BatchLatency: 50 * time.Millisecond, LoadTimeout: 5 * time.Minute, HandlerDir: "src", Style: "model",
 				},
 			},
 		},

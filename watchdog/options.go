@@ -85,12 +85,16 @@ type WorkerOptions struct {
 	// thread pools do not survive a fork: each loads for itself. Zero: one.
 	Threads int
 
-	MaxRequests int           // a worker is replaced after as many; zero: never
-	MaxMemory   int64         // bytes resident, shared pages included, beyond which a worker is replaced; zero: no limit
-	LoadTimeout time.Duration // zero: ten minutes
-	IdleTimeout time.Duration // a worker above Min ends after as long without work; zero: one minute
-	MaxQueue    int           // calls waiting for a worker; more get 429. Zero: 10,000
-	AsyncCalls  int           // calls at the same time in one worker with an async handler; zero: 100
+	MaxRequests  int           // a worker is replaced after as many; zero: never
+	MaxAge       time.Duration // a worker is replaced when it is as old; zero: never
+	MaxGrowth    int64         // bytes that a worker may grow beyond its size after its first calls until it is replaced; zero: no limit
+	MaxMemory    int64         // bytes resident, shared pages included, beyond which a worker is replaced; zero: no limit
+	LoadTimeout  time.Duration // zero: ten minutes
+	IdleTimeout  time.Duration // a worker above Min ends after as long without work; zero: one minute
+	MaxQueue     int           // calls waiting for a worker; more get 429. Zero: 10,000
+	BatchMax     int           // calls that handle_batch is given together; zero: 32
+	BatchLatency time.Duration // what a call of a function with handle_batch should take; calls that would take longer get 429. Zero: no target
+	AsyncCalls   int           // calls at the same time in one worker with an async handler; zero: 100
 
 	HandlerDir string // directory holding handler.py; empty: "function"
 	Style      string // "http", "model" or "classic"; empty: by the handler's signature
@@ -105,6 +109,7 @@ func (o WorkerOptions) withDefaults(processors int) WorkerOptions {
 	setDefault(&o.IdleTimeout, time.Minute)
 	setDefault(&o.MaxQueue, 10_000)
 	setDefault(&o.AsyncCalls, 100)
+	setDefault(&o.BatchMax, 32)
 	setDefault(&o.HandlerDir, "function")
 	return o
 }

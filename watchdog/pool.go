@@ -7,19 +7,26 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 const (
+	firstCalls  = 10                     // of a worker, after which its size is what it grows from
 	poolTick    = time.Second            // between looks at idle, large and stuck workers
+	maxCrashes  = 3                      // workers that end in a call in a row, from which on the next starts later
+	maxRest     = 10 * time.Second       // until it does, at most
+	watchEvery  = 50 * time.Millisecond  // between looks at how large busy workers are
 	maxFailures = 3                      // workers that fail to start in a row, until the pool gives up
 	minBackoff  = 100 * time.Millisecond // before a zygote that has ended is replaced; doubled each time
 	maxBackoff  = time.Minute
 )
 
 var (
-	errQueueFull = errors.New("too many calls are waiting")
 	errPoolEnded = errors.New("the function is ending")
 )
 
@@ -42,12 +49,25 @@ type pool struct {
 	problem  string     // why not
 	workers  map[uint32]*worker
 	lastID   uint32
-	waiting  list.List // of chan *worker, in the order of arrival
+	waiting  list.List // of *claim, in the order of arrival
 	failures int       // of workers to start, in a row
 	ready    func()    // called at the first ready worker, then nil
 	ended    bool
+	crashes  int       // workers that ended in a call, in a row
+	crash    string    // how the last of them did
+	rest     time.Time // when a worker may be started again after crashes
+	watching bool      // a goroutine looks at how large busy workers are
+
+	batching atomic.Bool // the function answers batches
+	cost     batchCost
+
 	starts   int // for the metrics
 	deaths   int
+	recycled map[string]int // by reason
+	sizes    [len(sizeBuckets)]int
+	batches  int
+	batched  int // calls in them
+	refused  int
 }
 
 func newPool(o *Options) *pool {
@@ -56,6 +76,9 @@ func newPool(o *Options) *pool {
 		failed:  make(chan error, 1),
 		workers: map[uint32]*worker{},
 		shared:  o.Workers.Threads == 1,
+		cost:    batchCost{most: o.Workers.BatchMax, target: o.Workers.BatchLatency},
+
+		recycled: map[string]int{},
 	}
 	if !p.shared {
 		p.problem = fmt.Sprintf("threads is %d", o.Workers.Threads)
@@ -66,10 +89,14 @@ func newPool(o *Options) *pool {
 func (p *pool) note() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.problem == "" {
-		return ""
+	var notes []string
+	if p.problem != "" {
+		notes = append(notes, "each worker loads the function for itself: "+p.problem)
 	}
-	return "each worker loads the function for itself: " + p.problem
+	if p.crashes >= maxCrashes {
+		notes = append(notes, fmt.Sprintf("%d workers in a row ended in a call, the last with %s", p.crashes, p.crash))
+	}
+	return strings.Join(notes, "; ")
 }
 
 // run keeps a zygote alive until ctx ends. Losing one is no reason to stop
@@ -257,11 +284,15 @@ func (p *pool) read(w *worker) {
 	err := w.read(func(r ready) { p.onReady(w, r) })
 	p.mu.Lock()
 	w.dead = true
-	expected := p.ended || w.retiring && w.inflight == 0
+	expected := p.ended || w.retiring && w.inflight == 0 && (w.ready || w.reason == "")
+	reason := w.reason
 	p.mu.Unlock()
 	status := "retired"
 	if !expected {
 		status = w.ending()
+	}
+	if reason != "" {
+		status = "it was killed, because " + reason
 	}
 	w.close(status)
 	p.onGone(w, status, err, expected)
@@ -271,6 +302,10 @@ func (p *pool) onReady(w *worker, r ready) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	w.greeted, w.async, w.pid = true, r.Async, r.PID
+	if r.Batch && p.w.BatchMax > 1 {
+		w.batch = true
+		p.batching.Store(true)
+	}
 	p.admit(w)
 }
 
@@ -327,6 +362,23 @@ func (p *pool) onGone(w *worker, status string, err error, expected bool) {
 		// start is not started as fast as the machine can.
 		return
 	}
+	if w.reason == "" {
+		p.crashes++
+		p.crash = status
+		if p.crashes >= maxCrashes {
+			pause := min(maxRest, minBackoff<<min(p.crashes-maxCrashes, 16))
+			p.rest = time.Now().Add(pause)
+			p.log.Error("workers end in a call, one after the other", "crashes", p.crashes, "status", status, "next_start_in", pause)
+			time.AfterFunc(pause, p.resume)
+		}
+	}
+	p.dispatch()
+}
+
+// resume starts what was not started while the pool rested after crashes.
+func (p *pool) resume() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.dispatch()
 }
 
@@ -340,56 +392,75 @@ func (p *pool) anyReady() bool {
 }
 
 // acquire returns a worker with room for one more call, waiting for it if it
-// must; each worker is given back by release.
-func (p *pool) acquire(ctx context.Context) (w *worker, waited bool, err error) {
+// must; each grant is given back by release, or by discard.
+func (p *pool) acquire(c *claim) (g grant, waited bool, err error) {
+	ctx := c.r.Context()
 	p.mu.Lock()
 	if p.ended {
 		p.mu.Unlock()
-		return nil, false, errPoolEnded
+		return grant{}, false, errPoolEnded
 	}
 	if p.waiting.Len() == 0 {
 		if w := p.pick(); w != nil {
 			p.take(w)
+			g := grant{w: w, batch: p.newBatch(w, 1)}
+			w.running = g.batch
 			p.mu.Unlock()
-			return w, false, nil
+			return g, false, nil
 		}
 	}
 	if p.waiting.Len() >= p.w.MaxQueue {
 		p.mu.Unlock()
-		return nil, false, errQueueFull
+		return grant{}, false, &busyError{fmt.Sprintf("%d calls are waiting already", p.w.MaxQueue), time.Second}
 	}
-	mine := make(chan *worker, 1)
-	place := p.waiting.PushBack(mine)
+	if d, tooLong := p.expectedWait(); tooLong {
+		p.refused++
+		p.mu.Unlock()
+		return grant{}, false, &busyError{fmt.Sprintf("an answer would take %v, which is more than batch_latency, %v", d.Round(time.Millisecond), p.w.BatchLatency), d}
+	}
+	c.given, c.queued = make(chan grant, 1), true
+	place := p.waiting.PushBack(c)
 	p.grow()
 	p.mu.Unlock()
 
 	select {
-	case w := <-mine:
-		if w == nil {
-			return nil, true, errPoolEnded
-		}
-		return w, true, nil
+	case g = <-c.given:
 	case <-ctx.Done():
 		p.mu.Lock()
-		p.waiting.Remove(place)
-		p.mu.Unlock()
-		select {
-		case w := <-mine: // it came at the same moment
-			if w != nil {
-				p.release(w)
-			}
-		default:
+		queued := c.queued
+		if queued {
+			p.waiting.Remove(place)
+			c.queued = false
 		}
-		return nil, true, context.Cause(ctx)
+		p.mu.Unlock()
+		if queued {
+			return grant{}, true, context.Cause(ctx)
+		}
+		g = <-c.given // it is on its way
+		if g.w != nil && g.x == nil {
+			p.release(g)
+			return grant{}, true, context.Cause(ctx)
+		}
 	}
+	if g.w == nil {
+		return grant{}, true, errPoolEnded
+	}
+	return g, true, nil
 }
 
-// release gives a worker back after a call.
-func (p *pool) release(w *worker) {
+// release gives back what a call was granted.
+func (p *pool) release(g grant) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	w := g.w
 	w.inflight--
 	w.lastUsed = time.Now()
+	if !w.dead {
+		p.crashes = 0
+	}
+	if g.batch != nil {
+		p.batchOver(w, g.batch)
+	}
 	if w.retiring && w.inflight == 0 {
 		w.conn.Close() // it ends when it sees this
 	}
@@ -397,11 +468,11 @@ func (p *pool) release(w *worker) {
 }
 
 // discard gives back a worker that has turned out to be dead.
-func (p *pool) discard(w *worker) {
+func (p *pool) discard(g grant) {
 	p.mu.Lock()
-	w.dead = true
+	g.w.dead = true
 	p.mu.Unlock()
-	p.release(w)
+	p.release(g)
 }
 
 // dispatch hands free workers to waiting calls. The caller holds the lock, as
@@ -412,8 +483,7 @@ func (p *pool) dispatch() {
 		if w == nil {
 			break
 		}
-		p.take(w)
-		p.waiting.Remove(p.waiting.Front()).(chan *worker) <- w
+		p.give(w, p.gather(w))
 	}
 	p.grow()
 }
@@ -451,15 +521,20 @@ func (p *pool) room(w *worker) int {
 func (p *pool) take(w *worker) {
 	w.inflight++
 	w.served++
+	p.watchSizes()
 	if p.w.MaxRequests > 0 && w.served >= p.w.MaxRequests {
 		// Its last call. The successor starts now, to be there when it ends.
 		w.retiring = true
+		p.recycled["requests"]++
 		p.fork()
 	}
 }
 
 // grow starts workers for calls that wait, as far as the maximum allows.
 func (p *pool) grow() {
+	if time.Now().Before(p.rest) {
+		return
+	}
 	live, starting := p.count()
 	for starting < p.waiting.Len() && live < p.w.Max && p.failures == 0 {
 		before := len(p.workers)
@@ -500,10 +575,13 @@ func (p *pool) tidy() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	live, _ := p.count()
+	now := time.Now()
+	if now.Before(p.rest) {
+		live = p.w.Max // none is started now
+	}
 	if live < p.w.Min || p.failures > 0 && p.waiting.Len() > 0 && live < p.w.Max {
 		p.fork() // one per tick, however fast they fail
 	}
-	now := time.Now()
 	for _, w := range p.workers {
 		switch {
 		case w.retiring || w.dead || w.outdated:
@@ -514,14 +592,73 @@ func (p *pool) tidy() {
 		case w.inflight == 0 && live > p.w.Min && now.Sub(w.lastUsed) > p.w.IdleTimeout:
 			p.retire(w)
 			live--
-		case p.w.MaxMemory > 0 && w.served > 0:
-			if size := residentBytes(w.pid); size > p.w.MaxMemory {
-				p.log.Info("replacing a worker that has grown", "pid", w.pid, "bytes", size, "max_memory", p.w.MaxMemory)
-				w.outdated = true
-				p.fork()
-			}
+		default:
+			p.recycle(w, now)
 		}
 	}
+}
+
+// recycle replaces a worker that is too old or too large: it goes on until its
+// successor is ready.
+func (p *pool) recycle(w *worker, now time.Time) {
+	reason := ""
+	var size int64
+	if w.served > 0 && (p.w.MaxMemory > 0 || p.w.MaxGrowth > 0) {
+		size = residentBytes(w.pid)
+		if w.settled == 0 && w.served >= firstCalls {
+			w.settled = size
+		}
+	}
+	switch {
+	case p.w.MaxMemory > 0 && size > p.w.MaxMemory:
+		reason = "memory"
+	case p.w.MaxGrowth > 0 && w.settled > 0 && size > w.settled+p.w.MaxGrowth:
+		reason = "growth"
+	case p.w.MaxAge > 0 && now.Sub(w.started) > p.w.MaxAge:
+		reason = "age"
+	default:
+		return
+	}
+	p.log.Info("replacing a worker", "pid", w.pid, "reason", reason, "bytes", size, "served", w.served, "age", now.Sub(w.started).Round(time.Second))
+	p.recycled[reason]++
+	w.outdated = true
+	p.fork()
+}
+
+// watchSizes has a goroutine look at how large workers are while they are
+// busy, and kill one that has twice the memory at which it would be replaced.
+// The caller holds the lock.
+func (p *pool) watchSizes() {
+	if p.w.MaxMemory == 0 || p.watching {
+		return
+	}
+	p.watching = true
+	p.readers.Go(func() {
+		tick := time.NewTicker(watchEvery)
+		defer tick.Stop()
+		for range tick.C {
+			if !p.killLarge() {
+				return
+			}
+		}
+	})
+}
+
+// killLarge reports whether it has to be called again.
+func (p *pool) killLarge() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.watching = false
+	for _, w := range p.workers {
+		if w.inflight == 0 || w.dead || w.reason != "" {
+			continue
+		}
+		p.watching = true
+		if size := residentBytes(w.pid); size > 2*p.w.MaxMemory {
+			p.killLocked(w, fmt.Sprintf("it had %d MiB of memory, more than twice max_memory", size>>20))
+		}
+	}
+	return p.watching
 }
 
 // kill ends a worker now, in the middle of whatever it does.
@@ -535,7 +672,7 @@ func (p *pool) killLocked(w *worker, why string) {
 	if w.dead {
 		return
 	}
-	w.retiring = true
+	w.retiring, w.reason = true, why
 	p.log.Warn("killing a worker", "pid", w.pid, "reason", why)
 	// Its parent knows best whether it still is who it was.
 	if w.zygote.ended() || w.zygote.kill(w.id) != nil {
@@ -550,7 +687,9 @@ func (p *pool) end() {
 	defer p.mu.Unlock()
 	p.ended = true
 	for e := p.waiting.Front(); e != nil; e = p.waiting.Front() {
-		p.waiting.Remove(e).(chan *worker) <- nil
+		c := p.waiting.Remove(e).(*claim)
+		c.queued = false
+		c.given <- grant{}
 	}
 	for _, w := range p.workers {
 		if w.inflight > 0 && w.zygote.ended() {
@@ -585,4 +724,9 @@ func (p *pool) writeMetrics(out io.Writer) {
 	fmt.Fprintf(out, "pool_worker_starts_total %d\n", p.starts)
 	writeHelp(out, "pool_worker_deaths_total", "counter", "Workers that ended without being asked to.")
 	fmt.Fprintf(out, "pool_worker_deaths_total %d\n", p.deaths)
+	writeHelp(out, "pool_worker_replacements_total", "counter", "Workers replaced by a successor, by reason.")
+	for _, reason := range slices.Sorted(maps.Keys(p.recycled)) {
+		fmt.Fprintf(out, "pool_worker_replacements_total{reason=%q} %d\n", reason, p.recycled[reason])
+	}
+	p.writeBatchMetrics(out)
 }

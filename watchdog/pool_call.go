@@ -18,52 +18,76 @@ const cancelGrace = 2 * time.Second
 // ServeHTTP carries one call to a worker and the answer back.
 func (p *pool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := w.(*answer)
-	first, last, err := readFirst(r)
+	first, last, err := readFirst(r, p.batching.Load())
 	if err != nil {
 		a.bodyError(err)
 		return
 	}
 	for {
 		begun := time.Now()
-		wk, waited, err := p.acquire(r.Context())
+		g, waited, err := p.acquire(&claim{r: r, body: first, last: last})
 		if waited {
 			a.timing("wait", time.Since(begun))
 		}
-		switch {
-		case errors.Is(err, errQueueFull):
-			a.refuse(http.StatusTooManyRequests, fmt.Sprintf("%d calls are waiting already", p.w.MaxQueue))
+		if busy, ok := errors.AsType[*busyError](err); ok {
+			a.refuseBusy(busy.text, busy.retry)
 			return
+		}
+		switch {
 		case err != nil && r.Context().Err() == nil:
 			a.refuse(http.StatusServiceUnavailable, err.Error())
 			return
 		case err != nil:
 			return // nobody waits any more, or the timeout has answered
 		}
-		x, err := wk.begin(r, first, last)
-		if err != nil {
-			// The worker had died, and the function has not seen the call.
-			p.discard(wk)
-			continue
+		x := g.x
+		if x == nil {
+			if x, err = g.w.begin(r, first, last); err != nil {
+				// The worker had died, and the function has not seen the call.
+				p.discard(g)
+				continue
+			}
+			x.batch = g.batch
 		}
 		p.converse(a, r, x, last)
 		return
 	}
 }
 
+// A busyError is a call that is refused because there are too many.
+type busyError struct {
+	text  string
+	retry time.Duration // when it may fare better
+}
+
+func (e *busyError) Error() string { return e.text }
+
 // readFirst reads a body that is known to be small, or the beginning of one
 // that is known to be large, before the call takes up a worker. last says that
 // this is all. A body of unknown length may be half of a conversation, so
-// nothing of it is waited for.
-func readFirst(r *http.Request) (first []byte, last bool, err error) {
+// nothing of it is waited for; except if it may become part of a batch, whose
+// calls have to be whole.
+func readFirst(r *http.Request, batching bool) (first []byte, last bool, err error) {
+	whole := int64(wholeBody)
+	if batching {
+		whole = batchBody
+	}
 	switch n := r.ContentLength; {
 	case n == 0 || r.Body == nil || r.Body == http.NoBody:
 		return nil, true, nil
+	case n < 0 && batching:
+		first, err = io.ReadAll(io.LimitReader(r.Body, whole))
+		return first, int64(len(first)) < whole, err
 	case n < 0:
 		return nil, false, nil
 	default:
-		first = make([]byte, min(n, wholeBody))
+		if n > whole {
+			first = make([]byte, wholeBody)
+		} else {
+			first = make([]byte, n)
+		}
 		_, err = io.ReadFull(r.Body, first)
-		if err == nil && n <= wholeBody {
+		if err == nil && n <= whole {
 			last = true
 			// Let the server see the end, for it watches for the client's leaving only then.
 			_, err = r.Body.Read(make([]byte, 1))
@@ -105,10 +129,18 @@ func (p *pool) converse(a *answer, r *http.Request, x *exchange, last bool) {
 		_ = http.NewResponseController(a).SetReadDeadline(time.Unix(1, 0))
 	}
 	sending.Wait()
-	x.end()
-	p.release(x.w)
+	p.settle(x)
 	if err != nil {
 		panic(http.ErrAbortHandler) // the only way to say that the answer is not whole
+	}
+}
+
+// settle gives the worker back, once.
+func (p *pool) settle(x *exchange) {
+	if !x.settled {
+		x.settled = true
+		x.end()
+		p.release(grant{w: x.w, batch: x.batch})
 	}
 }
 
@@ -120,7 +152,11 @@ func (p *pool) answer(a *answer, x *exchange, ctx context.Context) (whole bool, 
 		f, more, err := x.next(ctx.Done())
 		switch {
 		case errors.Is(err, errWorkerGone):
-			if a.fail(http.StatusInternalServerError, "the function's process ended during the call: "+x.status, false) {
+			text := "the function's process ended during the call: " + x.status
+			if x.batch != nil && x.batch.size > 1 {
+				text += fmt.Sprintf("; it was answering %d calls together", x.batch.size)
+			}
+			if a.fail(http.StatusInternalServerError, text, false) {
 				return true, nil
 			}
 			return true, err
@@ -136,7 +172,14 @@ func (p *pool) answer(a *answer, x *exchange, ctx context.Context) (whole bool, 
 				return false, nil
 			}
 			begun = true
-			a.closeAfter(!x.requestSent())
+			sent := x.requestSent()
+			if res.last && sent {
+				p.settle(x) // before the client has taken the answer, which may be slow at it
+			}
+			if x.batch != nil {
+				a.timingOf("batch", time.Since(x.batch.begun), fmt.Sprintf("n=%d", x.batch.size))
+			}
+			a.closeAfter(!sent)
 			a.begin(res)
 			if _, err := a.Write(res.body); err != nil && !errors.Is(err, http.ErrBodyNotAllowed) {
 				return res.last, nil
@@ -205,15 +248,18 @@ func errorText(payload []byte) string {
 func (p *pool) abandon(ctx context.Context, x *exchange) {
 	const why = "a call took too long"
 	expired := errors.Is(context.Cause(ctx), context.DeadlineExceeded)
-	if expired && !p.isAsync(x.w) {
+	deadline, bounded := ctx.Deadline()
+	switch {
+	case x.batch != nil && x.batch.size > 1:
+		// The others may have more time.
+		deadline, bounded = x.batch.until, !x.batch.until.IsZero()
+	case expired && p.isAsync(x.w):
+		deadline = time.Now().Add(cancelGrace)
+	case expired:
 		p.kill(x.w, why)
 		return
 	}
-	deadline, bounded := ctx.Deadline()
 	patience := time.Until(deadline)
-	if expired {
-		patience, bounded = cancelGrace, true
-	}
 	if bounded {
 		// Set before anything is sent, which a worker that hangs would block.
 		timer := time.AfterFunc(patience, func() { p.kill(x.w, why) })

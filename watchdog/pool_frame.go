@@ -37,6 +37,7 @@ const (
 	frameError    frameType = 20
 	frameCredit   frameType = 21
 	frameCancel   frameType = 22
+	frameBatch    frameType = 23
 )
 
 const (

@@ -45,9 +45,13 @@ type worker struct {
 	forked   bool // its parent has said so
 	ready    bool // both: it takes calls
 	async    bool
-	dead     bool // its socket has ended
-	retiring bool // gets no more calls and ends when the running ones have
-	outdated bool // to be replaced as soon as a successor is ready
+	batch    bool   // it answers batches
+	running  *batch // what it was given last; nil once answered
+	reason   string // why we have killed it
+	dead     bool   // its socket has ended
+	retiring bool   // gets no more calls and ends when the running ones have
+	settled  int64  // bytes resident after the first calls; zero until then
+	outdated bool   // to be replaced as soon as a successor is ready
 	inflight int
 	served   int
 	lastUsed time.Time
@@ -116,6 +120,7 @@ func (w *worker) read(onReady func(ready)) error {
 // ready is what READY says.
 type ready struct {
 	Async bool `json:"async"`
+	Batch bool `json:"batch"`
 	PID   int  `json:"pid"`
 }
 
@@ -134,33 +139,53 @@ func (w *worker) close(status string) {
 
 // begin sends a call. An error means that the function has not seen it.
 func (w *worker) begin(r *http.Request, body []byte, last bool) (*exchange, error) {
+	x, err := w.register(last)
+	if err != nil {
+		return nil, err
+	}
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	w.out = appendRequest(w.out[:0], x.id, r, timeLeft(r), body, last)
+	if err := w.flush(); err != nil {
+		x.end()
+		return nil, err
+	}
+	return x, nil
+}
+
+// register makes an exchange for a call that is about to be sent.
+func (w *worker) register(last bool) (*exchange, error) {
 	x := &exchange{w: w, sent: last, wake: make(chan struct{}, 1), credit: creditWindow, creditNews: make(chan struct{}, 1)}
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.gone {
-		w.mu.Unlock()
 		return nil, errWorkerGone
 	}
 	w.lastID++
 	x.id = w.lastID
 	w.calls[x.id] = x
-	w.mu.Unlock()
+	return x, nil
+}
 
-	var timeout time.Duration
-	if deadline, ok := r.Context().Deadline(); ok {
-		timeout = max(time.Until(deadline), time.Millisecond)
-	}
-	w.writing.Lock()
-	defer w.writing.Unlock()
-	w.out = appendRequest(w.out[:0], x.id, r, timeout, body, last)
+// flush sends what is in w.out. The caller holds w.writing.
+func (w *worker) flush() error {
 	_, err := w.conn.Write(w.out)
 	if cap(w.out) > 2*wholeBody {
 		w.out = nil
 	}
 	if err != nil {
-		x.end()
-		return nil, errWorkerGone
+		return errWorkerGone
 	}
-	return x, nil
+	return nil
+}
+
+// timeLeft is what a call may still take; zero means as long as it likes.
+func timeLeft(r *http.Request) time.Duration {
+	deadline, ok := r.Context().Deadline()
+	if !ok {
+		return 0
+	}
+	return max(time.Until(deadline), time.Millisecond)
 }
 
 // send writes one frame. A failure is not reported: the reader sees the end too.
@@ -173,9 +198,12 @@ func (w *worker) send(kind frameType, id uint32, payload []byte) {
 
 // An exchange is one call in one worker.
 type exchange struct {
-	w    *worker
-	id   uint32
-	wake chan struct{} // there is something in queue, or lost is set
+	w     *worker
+	id    uint32
+	batch *batch        // that it is part of; nil if the function does not answer batches
+	wake  chan struct{} // there is something in queue, or lost is set
+
+	settled bool // the worker has been given back; used by the call alone
 
 	mu         sync.Mutex // guards the rest
 	queue      []frame

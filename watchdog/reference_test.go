@@ -70,7 +70,11 @@ var variables = []variable{
 	{"workers_min", "`1`", "pool", "worker processes kept while idle"},
 	{"threads", "`1`", "pool", "threads of numeric libraries in a worker; above 1 each worker loads the function for itself"},
 	{"max_requests", "`0`", "pool", "calls after which a worker is replaced; `0`: never"},
-	{"max_memory", "`0`", "pool", "resident bytes beyond which a worker is replaced; `0`: never"},
+	{"max_memory", "`0`", "pool", "resident bytes beyond which a worker is replaced; at twice as many it is killed; `0`: never"},
+	{"max_growth", "`0`", "pool", "bytes that a worker may grow after its first ten calls until it is replaced; `0`: never"},
+	{"max_age", "`0`", "pool", "age at which a worker is replaced; `0`: never"},
+	{"batch_max", "`32`", "pool", "calls that `handle_batch` is given together; `1`: none"},
+	{"batch_latency", "`0`", "pool", "what a call of a function with `handle_batch` should take; `0`: no target"},
 	{"handler_dir", "`function`", "pool", "the directory with `handler.py`"},
 	{"handler_style", "by the signature", "pool", "`http`, `model` or `classic`"},
 }

@@ -63,6 +63,7 @@ func TestAnnotationsOverrideEnvironmentOverridesDefaults(t *testing.T) {
 		WorkersMin:  1,
 		Threads:     1,
 		MaxMemory:   64 << 20,
+		BatchMax:    32,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

@@ -41,7 +41,17 @@ type Settings struct {
 	// MaxRequests recycles a worker after that many calls; 0 is never.
 	MaxRequests int `json:"max_requests,omitzero" default:"0" doc:"calls after which a worker is replaced; 0: never"`
 	// MaxMemory recycles a worker whose resident memory exceeds it; 0 is never.
-	MaxMemory Bytes `json:"max_memory,omitzero" default:"0" doc:"resident memory at which a worker is replaced; 0: never"`
+	MaxMemory Bytes `json:"max_memory,omitzero" default:"0" doc:"resident memory at which a worker is replaced; at twice as much it is killed; 0: never"`
+	// MaxGrowth recycles a worker that has grown by as much since its first
+	// calls; 0 is never.
+	MaxGrowth Bytes `json:"max_growth,omitzero" default:"0" doc:"growth since its first calls at which a worker is replaced; 0: never"`
+	// MaxAge recycles a worker that is as old; 0 is never.
+	MaxAge Duration `json:"max_age,omitzero" default:"0s" doc:"age at which a worker is replaced; 0: never"`
+	// BatchMax bounds what handle_batch is given at a time.
+	BatchMax int `json:"batch_max,omitzero" default:"32" doc:"calls that a Python function's handle_batch is given together; 1: none"`
+	// BatchLatency is what a call of a function with handle_batch should take,
+	// waiting included; calls that would take longer are refused. 0 is no target.
+	BatchLatency Duration `json:"batch_latency,omitzero" default:"0s" doc:"what a call of a function with handle_batch should take; smaller batches and 429 keep it; 0: no target"`
 }
 
 // A Setting describes one field of Settings for people.
