@@ -77,15 +77,14 @@ func run(args []string) int {
 	}
 	var page bytes.Buffer
 	out := io.MultiWriter(os.Stdout, &page)
-	if err := measureAll(out, o, flags.Args()); err != nil {
+	err := measureAll(out, o, flags.Args())
+	if *file != "" {
+		// Also when a bound was missed: the page shows figures beside bounds.
+		err = errors.Join(err, os.WriteFile(*file, page.Bytes(), 0o644))
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		return 1
-	}
-	if *file != "" {
-		if err := os.WriteFile(*file, page.Bytes(), 0o644); err != nil {
-			fmt.Fprintln(os.Stderr, "bench:", err)
-			return 1
-		}
 	}
 	return 0
 }
