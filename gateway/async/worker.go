@@ -377,6 +377,9 @@ func (w *Worker) stillToDo(ctx context.Context, d *delivery) (bool, error) {
 			return false, err
 		}
 		switch {
+		case c.State == Cancelled:
+			w.q.dropBody(ctx, d.job) // whoever cancelled it while it waited for a try did not have it
+			return false, nil
 		case c.State.Ended():
 			return false, nil
 		case len(c.Tries) > len(d.Tries):
