@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -57,8 +58,13 @@ func (wd *Watchdog) serveHealth(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, "OK") // a probe that has left needs no answer
 }
 
-// serveReady says whether a call would be answered. A function that is busy up
-// to its limit is ready: being full is not being ill.
+// capacious is a mode that knows, once it is ready, how many calls at once its
+// function can use.
+type capacious interface{ capacity() int }
+
+// serveReady says whether a call would be answered, and in a header how many at
+// once where the function itself decides that. A function that is busy up to
+// its limit is ready: being full is not being ill.
 func (wd *Watchdog) serveReady(w http.ResponseWriter, r *http.Request) {
 	if !isGet(w, r) {
 		return
@@ -66,6 +72,9 @@ func (wd *Watchdog) serveReady(w http.ResponseWriter, r *http.Request) {
 	if reason := wd.notReady(); reason != "" {
 		http.Error(w, reason, http.StatusServiceUnavailable)
 		return
+	}
+	if m, ok := wd.mode.(capacious); ok && wd.o.MaxInflight == 0 {
+		w.Header().Set("X-Max-Inflight", strconv.Itoa(m.capacity()))
 	}
 	if n := wd.o.MaxInflight; n > 0 && wd.calls.running() >= n {
 		fmt.Fprintf(w, "ready: full, with %d calls running\n", n)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -39,8 +40,8 @@ func (r *replica) probe(ctx context.Context) {
 		case <-timer.C:
 		}
 		asked := time.Now()
-		err := ask(ctx, r.socket, "/_/ready", timeout)
-		if unanswered(err) && unanswered(ask(ctx, r.socket, "/_/health", timeout)) {
+		answer, err := ask(ctx, r.socket, "/_/ready", timeout)
+		if unanswered(err) && r.silentToo(ctx, timeout) {
 			if silent.IsZero() {
 				silent = asked
 			}
@@ -57,17 +58,33 @@ func (r *replica) probe(ctx context.Context) {
 		switch {
 		case err == nil:
 			ready, missed, pause = true, 0, interval
-			r.f.became(r, true)
+			r.f.became(r, true, capacityOf(answer))
 		case !ready:
 			pause = min(pause*3/2, slowestStart)
 		default:
 			missed++
 			if _, said := errors.AsType[notReady](err); said || missed >= missedProbes {
 				ready, pause = false, firstProbe
-				r.f.became(r, false)
+				r.f.became(r, false, 0)
 			}
 		}
 	}
+}
+
+// silentToo reports whether the replica's other page is not answered either.
+func (r *replica) silentToo(ctx context.Context, timeout time.Duration) bool {
+	_, err := ask(ctx, r.socket, "/_/health", timeout)
+	return unanswered(err)
+}
+
+// capacityOf reads how many calls at once a watchdog says that its function
+// can use, which it knows once the handler is loaded; 0 if it does not say.
+func capacityOf(h http.Header) int {
+	n, err := strconv.Atoi(h.Get("X-Max-Inflight"))
+	if err != nil {
+		return 0
+	}
+	return max(0, n)
 }
 
 // notReady is what a replica says when it is not ready: the reason.
@@ -82,34 +99,34 @@ func unanswered(err error) bool {
 	return ok && network.Timeout()
 }
 
-// ask asks the watchdog behind a socket for a path that answers 200, or 503 and
-// why not, which becomes a notReady. For want of an
-// answer in time the error is as [unanswered] says.
-func ask(ctx context.Context, socket, path string, timeout time.Duration) error {
+// ask asks the watchdog behind a socket for a path that answers 200, and
+// returns the header of that answer, or 503 and why not, which becomes a
+// notReady. For want of an answer in time the error is as [unanswered] says.
+func ask(ctx context.Context, socket, path string, timeout time.Duration) (http.Header, error) {
 	dialer := net.Dialer{Timeout: timeout}
 	conn, err := dialer.DialContext(ctx, "unix", socket)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := io.WriteString(conn, "GET "+path+" HTTP/1.1\r\nHost: replica\r\nConnection: close\r\n\r\n"); err != nil {
-		return err
+		return nil, err
 	}
 	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode == http.StatusOK {
-		return nil
+		return answer.Header, nil
 	}
 	reason, err := io.ReadAll(io.LimitReader(answer.Body, 1<<10))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return notReady(fmt.Sprintf("status %d: %s", answer.StatusCode, strings.TrimSpace(string(reason))))
+	return nil, notReady(fmt.Sprintf("status %d: %s", answer.StatusCode, strings.TrimSpace(string(reason))))
 }

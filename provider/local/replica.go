@@ -42,13 +42,14 @@ type replica struct {
 	version version
 	id      string
 	socket  string
-	slots   int
+	bounded bool // the deployment says how many calls at once
 	tail    tail // of what it printed
 
 	stop  chan time.Duration // how long the process may take to end; holds one
 	after chan struct{}      // closed when it should end soon, but not at once
 
 	// Guarded by f.mu.
+	slots     int  // calls at once, as far as is known; 0 is unlimited
 	listening bool // there is a process
 	ready     bool
 	readyAt   time.Time // when it was for the first time
@@ -385,6 +386,7 @@ func (r *replica) plan(ctx context.Context, img *image, settings function.Settin
 			return p, err
 		}
 	}
+	r.bounded = settings.MaxInflight > 0
 	settings.Workers, r.slots = capacity(settings, r.version, img)
 	if cpus := cpuLimit(r.version); cpus > 0 && env.get("GOMAXPROCS") == "" {
 		env.set("GOMAXPROCS", fmt.Sprint(cpus))

@@ -366,12 +366,17 @@ func rank(r *replica) int {
 	return 0
 }
 
-// became is told by a replica that it is ready, or is not any more.
-func (f *supervisor) became(r *replica, ready bool) {
+// became is told by a replica that it is ready, or is not any more. capacity is
+// how many calls at once it says it can use; 0 if it does not say.
+func (f *supervisor) became(r *replica, ready bool, capacity int) {
 	f.mu.Lock()
-	if r.leaving || r.ready == ready {
+	differs := capacity > 0 && !r.bounded && capacity != r.slots
+	if r.leaving || r.ready == ready && !differs {
 		f.mu.Unlock()
 		return
+	}
+	if differs {
+		r.slots = capacity
 	}
 	r.ready = ready
 	proved := false
