@@ -181,7 +181,7 @@ func TestOnlyMainsReadTheEnvironmentOrExit(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && rel != "." || d.Name() == "node_modules" || slices.Contains([]string{"examples", "templates"}, rel)) {
+		if d.IsDir() && (strings.HasPrefix(d.Name(), ".") && rel != "." || d.Name() == "node_modules" || d.Name() == "testdata" || slices.Contains([]string{"examples", "templates"}, rel)) {
 			return filepath.SkipDir
 		}
 		if !strings.HasSuffix(rel, ".go") || mayUseAmbient.MatchString(filepath.ToSlash(rel)) {
