@@ -83,6 +83,9 @@ func NewWorker(q *Queue, o WorkerOptions) *Worker {
 // It must not be called twice. It returns an error if it cannot start.
 func (w *Worker) Run(ctx context.Context) error {
 	info, err := w.q.calls.Info(ctx)
+	if ctx.Err() != nil {
+		return nil // told to stop before there was anything to do
+	}
 	if err != nil {
 		return unavailable(err)
 	}
