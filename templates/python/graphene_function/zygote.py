@@ -84,8 +84,10 @@ class _Zygote:
                 self._control.send(ch.FAILED, 0, ch.document({"error": describe(err)}))
                 return 1
             loaded["seconds"] = round(time.monotonic() - begun, 3)
+            problem = _forbids_fork()
             # Without a warmup there is nothing that a probe could prove.
-            problem = self._warm_up() if self._function.has_warmup else ""
+            if not problem and self._function.has_warmup:
+                problem = self._warm_up()
             if problem:
                 loaded.update(shared=False, problem=problem)
             # What is here now stays for good: collecting it would only copy pages.
@@ -149,10 +151,12 @@ class _Zygote:
 
     def _fork(self, ident: int, fd: int) -> None:
         try:
+            if self._function is not None:
+                self._function.before_fork()
             pid = _fork(lambda: self._become_worker(fd))
-        except OSError as err:
+        except BaseException as err:  # whatever the hook may raise
             os.close(fd)
-            self._control.send(ch.EXITED, ident, ch.document({"status": f"cannot fork: {err}"}))
+            self._control.send(ch.EXITED, ident, ch.document({"status": f"cannot fork: {describe(err)}"}))
             return
         os.close(fd)
         self._workers[pid] = ident
@@ -165,6 +169,8 @@ class _Zygote:
         try:
             if function is None:
                 function = _load(self._settings)
+            elif not self._after_fork(channel, function):
+                return 1
             if not self._warm:
                 function.warmup()
         except BaseException as err:
@@ -181,9 +187,18 @@ class _Zygote:
             Worker(function, channel).run()
         return 0
 
+    def _after_fork(self, channel: ch.Channel, function: Function) -> bool:
+        try:
+            function.after_fork()
+        except BaseException as err:  # whatever the hook may raise
+            channel.send(ch.FAILED, 0, ch.document({"error": describe(err)}))
+            return False
+        return True
+
     def _reap(self) -> None:
         # Only our own: the handler may have started processes that it waits for.
         for pid in list(self._workers):
+            _end_group(pid)
             try:
                 ended, status = os.waitpid(pid, os.WNOHANG)
                 text = _status_text(status)
@@ -224,12 +239,17 @@ class _Zygote:
         def warm_up() -> int:
             self._control.sock.close()
             try:
+                function.after_fork()
                 function.warmup()
             except BaseException as err:
                 describe(err)
                 return _WARMUP_RAISED
             return 0 if _threads() == 1 else _WARMUP_STARTED_THREADS
 
+        try:
+            function.before_fork()
+        except BaseException as err:  # whatever the hook may raise
+            return False, f"cannot fork: {describe(err)}"
         pid = _fork(warm_up)
         begun = idle_since = time.monotonic()
         ticks = -1
@@ -258,6 +278,43 @@ def _load(settings: dict[str, Any]) -> Function:
     function = import_function(settings["handler_dir"], settings["handler_style"])
     function.load(Context())
     return function
+
+
+def _forbids_fork() -> str:
+    """Return why what has been loaded cannot survive a fork, if that is certain."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return "CUDA is in use, which does not survive a fork"
+    threading = sys.modules.get("threading")
+    python = threading.enumerate()[1:] if threading is not None else []
+    if python:
+        names = ", ".join(thread.name for thread in python)
+        sys.stderr.write(f"the function has started threads, which workers do not have: {names}\n")
+    native = _threads() - 1 - len(python)
+    if native > 0 and os.environ.get("OMP_NUM_THREADS") != "1" and _has_openmp():
+        return f"{native} threads of OpenMP are running, which do not survive a fork"
+    return ""
+
+
+def _has_openmp() -> bool:
+    """Say whether a library that runs OpenMP is loaded."""
+    try:
+        with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+            return any("/lib" + name in line for line in file for name in ("gomp", "omp", "iomp5"))
+    except OSError:
+        return False
+
+
+def _end_group(pid: int) -> None:
+    """Kill what a worker that has ended has left behind."""
+    if not hasattr(os, "waitid"):
+        return
+    try:
+        # Its id belongs to it until it has been reaped, so nobody else is hit.
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            os.killpg(pid, signal.SIGKILL)
+    except (ChildProcessError, ProcessLookupError, PermissionError):
+        pass  # nothing is left
 
 
 def _fork(body: Callable[[], int]) -> int:

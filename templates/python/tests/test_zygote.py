@@ -120,6 +120,63 @@ class ZygoteTest(HandlerTestCase):
         self.control.sock.close()
         self.assertIn("ZeroDivisionError", self.process.communicate(timeout=30)[0])
 
+    def test_hooks_run_on_both_sides_of_a_fork(self):
+        self.start(
+            "import os\nseen = []\n"
+            "def before_fork(): seen.append(f'before {os.getpid()}')\n"
+            "def after_fork(): seen.append(f'after {os.getpid()}')\n"
+            "def handle(event, context): return ','.join(seen)"
+        )
+        self.news(ch.LOADED)
+        worker = self.fork(1)
+        pid = self.news(ch.FORKED)["pid"]
+        worker.read()
+        request = {"method": "GET", "path": "/", "query": "", "headers": []}
+        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, ch.document(request), b""))
+        want = f"before {self.process.pid},after {pid}"
+        self.assertEqual(ch.parse_message(worker.read()[2])[2], want.encode())
+
+    def test_a_hook_that_raises_costs_its_worker_only(self):
+        self.start(
+            "import os\ndef before_fork():\n    if os.path.exists(__file__ + '.broken'): raise ValueError('before')\n"
+            "def after_fork(): raise ValueError('after')\ndef handle(event, context): pass"
+        )
+        self.news(ch.LOADED)
+        worker = self.fork(1)
+        self.news(ch.FORKED)
+        kind, _, payload = worker.read()
+        self.assertEqual((kind, ch.parse_document(payload)), (ch.FAILED, {"error": "ValueError: after"}))
+        self.assertEqual(self.news(ch.EXITED), {"status": "exit status 1"})
+        self.write("handler.py.broken", "")
+        self.fork(2)
+        self.assertEqual(self.news(ch.EXITED), {"status": "cannot fork: ValueError: before"})
+
+    def test_what_a_worker_started_ends_with_it(self):
+        self.start(
+            "import os, subprocess\ndef handle(event, context):\n"
+            "    print(subprocess.Popen(['sleep', '1000']).pid)\n    os._exit(0)"
+        )
+        self.news(ch.LOADED)
+        worker = self.fork(1)
+        self.news(ch.FORKED)
+        worker.read()
+        request = {"method": "GET", "path": "/", "query": "", "headers": []}
+        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, ch.document(request), b""))
+        self.assertTrue(int(self.process.stdout.readline()))
+        self.news(ch.EXITED)
+        self.control.sock.close()
+        self.process.communicate(timeout=30)  # ends when nobody holds the output any more
+
+    def test_threads_of_the_handler_are_told(self):
+        self.start(
+            "import threading, time\n"
+            "threading.Thread(target=time.sleep, args=(1000,), name='poller', daemon=True).start()\n"
+            "def handle(event, context): pass"
+        )
+        self.assertTrue(self.news(ch.LOADED)["shared"])
+        self.control.sock.close()
+        self.assertIn("threads, which workers do not have: poller", self.process.communicate(timeout=30)[0])
+
     def test_when_the_watchdog_is_gone_all_processes_end(self):
         self.start("def handle(event, context):\n    while True: pass")
         self.news(ch.LOADED)
