@@ -20,9 +20,8 @@ const (
 	freshStarts     = 3
 )
 
-// benchFork measures one more worker of a function that holds a model, where
-// every worker is kept busy by a call that has had its first line and goes on,
-// so that each next call needs another.
+// benchFork measures one more worker of functions that hold a model. The bounds
+// are for the one whose answer takes no time worth mentioning.
 func benchFork(out io.Writer, o options) error {
 	w, err := openWorkshop(o)
 	if err != nil {
@@ -34,92 +33,115 @@ func benchFork(out io.Writer, o options) error {
 		return err
 	}
 	if text, err := exec.Command(w.interpreter, filepath.Join(w.dir, "model", "train.py"), w.dir).CombinedOutput(); err != nil {
-		return fmt.Errorf("train the model: %w\n%s", err, text)
+		return fmt.Errorf("train the models: %w\n%s", err, text)
+	}
+	linear, err := w.measureForks("linear", o.repeats)
+	if err != nil {
+		return err
+	}
+	forest, err := w.measureForks("forest", o.repeats)
+	if err != nil {
+		return err
 	}
 
-	var fresh []time.Duration
-	for i := range freshStarts {
-		begun := time.Now()
-		s, err := w.startModel(fmt.Sprintf("fresh%d.sock", i), 1)
-		if err != nil {
-			return err
-		}
-		if _, _, err := s.firstAnswer(strings.NewReader("")); err != nil {
-			return err
-		}
-		fresh = append(fresh, time.Since(begun))
-		s.stop()
+	fmt.Fprintf(out, "Models of scikit-learn, each with 100 MB of weights: a scaler and a logistic regression, and a forest of 100 trees; %s; each call needs another worker; medians of %d, and the worst\n\n", version, o.repeats)
+	fmt.Fprintf(out, "| what | linear | forest | bound, linear |\n|---|---|---|---|\n")
+	row := func(what string, times func(forks) []time.Duration, bound string) {
+		l, f := times(linear), times(forest)
+		fmt.Fprintf(out, "| %s | %s, %s | %s, %s | %s |\n", what, millis(mid(l)), millis(slices.Max(l)), millis(mid(f)), millis(slices.Max(f)), bound)
 	}
-
-	s, err := w.startModel("fork.sock", 1+o.repeats)
-	if err != nil {
-		return err
-	}
-	defer s.stop()
-	var warm, forked []time.Duration
-	for range o.repeats {
-		took, end, err := s.firstAnswer(strings.NewReader(""))
-		if err != nil {
-			return err
-		}
-		end()
-		warm = append(warm, took)
-	}
-	before, err := descendants(s.pid())
-	if err != nil {
-		return err
-	}
-	first, err := proportionalBelow(s.pid())
-	if err != nil {
-		return err
-	}
-	for i := range 1 + o.repeats {
-		body, more := io.Pipe()
-		took, end, err := s.firstAnswer(body)
-		if err != nil {
-			return err
-		}
-		defer end()
-		defer more.Close()
-		if i > 0 { // that took the worker that there was
-			forked = append(forked, took)
-		}
-	}
-	after, err := descendants(s.pid())
-	if err != nil {
-		return err
-	}
-	added := len(after) - len(before)
-	if added < o.repeats {
-		return fmt.Errorf("%d calls at a time made %d more workers", 1+o.repeats, added)
-	}
-	all, err := proportionalBelow(s.pid())
-	if err != nil {
-		return err
-	}
-	each := float64(all-first) / float64(added)
-
-	fmt.Fprintf(out, "A random forest of scikit-learn with 100 trees and 100 MB of weights; %s; each call needs another worker\n\n", version)
-	fmt.Fprintf(out, "| what | median | worst | bound |\n|---|---|---|---|\n")
-	fmt.Fprintf(out, "| a fresh process: start, import, load, first answer (%d) | %s | %s | |\n", len(fresh), millis(mid(fresh)), millis(slices.Max(fresh)))
-	fmt.Fprintf(out, "| one more worker: from the call that needs it to its answer's first byte (%d) | %s | %s | %s |\n", len(forked), millis(mid(forked)), millis(slices.Max(forked)), millis(forkLimit))
-	fmt.Fprintf(out, "| a worker that is there, answering the same (%d) | %s | %s | |\n", len(warm), millis(mid(warm)), millis(slices.Max(warm)))
-	fmt.Fprintf(out, "| memory (PSS) of the first worker and what it is forked from | %.1f MB | | |\n", float64(first)/1e6)
-	fmt.Fprintf(out, "| memory (PSS) of each further worker | %.1f MB, %.1f %% of the first | | %.0f %% |\n", each/1e6, 100*each/float64(first), 100*forkMemoryLimit)
+	row(fmt.Sprintf("a fresh process: start, import, load, first answer (%d)", freshStarts), func(f forks) []time.Duration { return f.fresh }, "")
+	row("one more worker: from the call that needs it to its answer's first byte", func(f forks) []time.Duration { return f.forked }, millis(forkLimit))
+	row("a worker that is there, answering the same", func(f forks) []time.Duration { return f.warm }, "")
+	fmt.Fprintf(out, "| memory (PSS) of the first worker and what it is forked from | %.1f MB | %.1f MB | |\n", linear.first/1e6, forest.first/1e6)
+	fmt.Fprintf(out, "| memory (PSS) of each further worker | %.1f MB, %.1f %% | %.1f MB, %.1f %% | %.0f %% |\n",
+		linear.each/1e6, 100*linear.each/linear.first, forest.each/1e6, 100*forest.each/forest.first, 100*forkMemoryLimit)
 
 	var missed []error
-	if got := mid(forked); got > forkLimit {
+	if got := mid(linear.forked); got > forkLimit {
 		missed = append(missed, fmt.Errorf("one more worker answers after %s, which is more than %s", millis(got), millis(forkLimit)))
 	}
-	if part := each / float64(first); part > forkMemoryLimit {
+	if part := linear.each / linear.first; part > forkMemoryLimit {
 		missed = append(missed, fmt.Errorf("one more worker takes %.0f %% of the first one's memory, which is more than %.0f %%", 100*part, 100*forkMemoryLimit))
 	}
 	return errors.Join(missed...)
 }
 
+// forks is what was measured with one model.
+type forks struct {
+	fresh, forked, warm []time.Duration
+	first, each         float64 // bytes
+}
+
+// measureForks keeps every worker busy by a call that has had its first line
+// and goes on, so that each next call needs another.
+func (w *workshop) measureForks(model string, repeats int) (forks, error) {
+	var f forks
+	for i := range freshStarts {
+		begun := time.Now()
+		s, err := w.startModel(model, fmt.Sprintf("%s%d.sock", model, i), 1)
+		if err != nil {
+			return f, err
+		}
+		_, end, err := s.firstAnswer(strings.NewReader(""))
+		if err != nil {
+			return f, err
+		}
+		f.fresh = append(f.fresh, time.Since(begun))
+		end()
+		s.stop()
+	}
+
+	s, err := w.startModel(model, model+".sock", 1+repeats)
+	if err != nil {
+		return f, err
+	}
+	defer s.stop()
+	for range repeats {
+		took, end, err := s.firstAnswer(strings.NewReader(""))
+		if err != nil {
+			return f, err
+		}
+		end()
+		f.warm = append(f.warm, took)
+	}
+	before, err := descendants(s.pid())
+	if err != nil {
+		return f, err
+	}
+	first, err := proportionalBelow(s.pid())
+	if err != nil {
+		return f, err
+	}
+	for i := range 1 + repeats {
+		body, more := io.Pipe()
+		took, end, err := s.firstAnswer(body)
+		if err != nil {
+			return f, err
+		}
+		defer end()
+		defer more.Close()
+		if i > 0 { // that took the worker that there was
+			f.forked = append(f.forked, took)
+		}
+	}
+	after, err := descendants(s.pid())
+	if err != nil {
+		return f, err
+	}
+	added := len(after) - len(before)
+	if added < repeats {
+		return f, fmt.Errorf("%d calls at a time made %d more workers", 1+repeats, added)
+	}
+	all, err := proportionalBelow(s.pid())
+	f.first, f.each = float64(first), float64(all-first)/float64(added)
+	return f, err
+}
+
 // startModel starts a function that holds the model.
-func (w *workshop) startModel(socket string, workers int) (*server, error) {
-	return w.startPool("model", filepath.Join(w.dir, socket), "handler_style=model", "model_dir="+w.dir, fmt.Sprintf("workers=%d", workers), "workers_min=1")
+func (w *workshop) startModel(model, socket string, workers int) (*server, error) {
+	return w.startPool("model", filepath.Join(w.dir, socket), "handler_style=model", "model_dir="+w.dir, "model_file="+model+".pickle",
+		fmt.Sprintf("workers=%d", workers), "workers_min=1")
 }
 
 // firstAnswer calls the function and returns how long the first line took. The

@@ -57,13 +57,9 @@ func openWorkshop(o options) (*workshop, error) {
 
 func (w *workshop) close() { os.RemoveAll(w.dir) }
 
-// pythonVersion is what the interpreter calls itself, and whether it was built
-// with the compiler's optimizations that distributions use.
+// pythonVersion is what the interpreter calls itself.
 func (w *workshop) pythonVersion() (string, error) {
-	const script = `import platform, sysconfig
-tuned = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "") or sysconfig.get_config_var("PGO_PROF_USE_FLAG") and "-fprofile-use" in (sysconfig.get_config_var("PY_CORE_CFLAGS") or "")
-print("Python", platform.python_version(), "(built with profile-guided optimization)" if tuned else "(built without profile-guided optimization)")`
-	out, err := exec.Command(w.interpreter, "-c", script).Output()
+	out, err := exec.Command(w.interpreter, "--version").Output()
 	if err != nil {
 		return "", fmt.Errorf("ask Python for its version: %w", err)
 	}

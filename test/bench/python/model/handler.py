@@ -10,9 +10,9 @@ SAMPLE = np.linspace(-1, 1, 20).reshape(1, -1)
 
 def load(context):
     directory = os.environ["model_dir"]
-    with open(os.path.join(directory, "forest.pickle"), "rb") as file:
-        forest = pickle.load(file)
-    return forest, np.load(os.path.join(directory, "weights.npy"))
+    with open(os.path.join(directory, os.environ["model_file"]), "rb") as file:
+        classifier = pickle.load(file)
+    return classifier, np.load(os.path.join(directory, "weights.npy"))
 
 
 def warmup(model):
@@ -28,5 +28,5 @@ def handle(model, event, context):
 
 
 def answer(model):
-    forest, weights = model
-    return f"{forest.predict(SAMPLE)[0]} {weights[0] @ SAMPLE[0]:.3f}"
+    classifier, weights = model
+    return f"{classifier.predict(SAMPLE)[0]} {weights[0] @ SAMPLE[0]:.3f}"
