@@ -219,13 +219,14 @@ class _Zygote:
         if problem or not single_threaded:
             return problem
         assert self._function is not None
+        before = _threads()  # those that the load has started do no harm, as the probe has shown
         try:
             self._function.warmup()
         except BaseException as err:  # though it did not in the probe
             describe(err)
             return ""
         self._warm = True
-        return "" if _threads() == 1 else "warmup started threads, but not in a forked process"
+        return "" if _threads() <= before else "warmup started threads, but not in a forked process"
 
     def _probe(self, seconds: float) -> tuple[bool, str]:
         """Fork a child that warms up.
