@@ -244,3 +244,48 @@ func TestAFunctionThatAlwaysCrashesSaysSoAndRests(t *testing.T) {
 		t.Errorf("ready says %q", body)
 	}
 }
+
+func TestACallThatWouldTakeTooLongIsRefused(t *testing.T) {
+	gate := filepath.Join(t.TempDir(), "gate")
+	o := pool(t, `
+import os, time
+def handle(event, context):
+    if event.path == "/hold":
+        print("holding")
+        while not os.path.exists(os.environ["GATE"]): time.sleep(0.001)
+    time.sleep(0.05)
+    return "1"
+def handle_batch(events): return [handle(e, None) for e in events]
+`, "GATE="+gate)
+	o.Workers.Max, o.Workers.BatchLatency = 1, 80*time.Millisecond
+	r := start(t, o).up()
+	if got := r.do("GET", "/", ""); got.status != http.StatusOK {
+		t.Fatalf("got %d", got.status)
+	}
+	held := make(chan reply, 1)
+	go func() { got, _ := r.try("GET", "/hold", ""); held <- got }()
+	r.awaitOutput("holding")
+	// One waits for the one that is held, and the next would wait for both.
+	first := make(chan reply, 1)
+	go func() { got, _ := r.try("GET", "/", ""); first <- got }()
+	var refused reply
+	for refused.status != http.StatusTooManyRequests {
+		refused, _ = r.try("GET", "/", "", "X-Timeout", "10ms")
+	}
+	if refused.header.Get("Retry-After") != "1" || !strings.Contains(refused.body, "batch_latency") {
+		t.Errorf("got %q %v", refused.body, refused.header)
+	}
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-held; got.status != http.StatusOK {
+		t.Errorf("the held one: %d", got.status)
+	}
+	<-first
+}
+
+func BenchmarkAFreshForkForEachCall(b *testing.B) {
+	o := pool(b, "def handle(event, context): return 'hello'")
+	o.Workers.Max, o.Workers.MaxRequests = 2, 1
+	benchmark(b, o)
+}
