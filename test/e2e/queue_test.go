@@ -143,3 +143,47 @@ func TestNothingIsAcceptedOnADiskWithoutSpace(t *testing.T) {
 	}
 	p.call(200, "POST", "/function/echo", "hello") // everything else goes on
 }
+
+func TestABatchSurvivesTheDeathOfBothSides(t *testing.T) {
+	p := start(t)
+	p.goFunction("echo", "one")
+	p.cli("up", "-f", "echo.yml")
+	const total = 3000
+	var lines strings.Builder
+	for n := range total {
+		fmt.Fprintf(&lines, "%d\n", n)
+	}
+	p.write("in.jsonl", lines.String())
+	out := filepath.Join(p.work(), "out.jsonl")
+	cmd := exec.Command(graphene, "invoke", "echo", "--batch", "in.jsonl", "--out", "out.jsonl")
+	cmd.Dir, cmd.Env = p.work(), p.environ()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "some answers are there", func() bool {
+		info, err := os.Stat(out)
+		return err == nil && info.Size() > 0
+	})
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // it was killed, or has just ended
+	p.kill()
+	p.start()
+	if _, err := os.Stat(out + ".progress"); err == nil { // else it was quicker
+		p.cli("invoke", "echo", "--batch", "in.jsonl", "--out", "out.jsonl")
+	}
+	text, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answers := strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
+	if len(answers) != total {
+		t.Fatalf("%d answers, want %d", len(answers), total)
+	}
+	for i, line := range answers {
+		if want := fmt.Sprintf(`"body":"one POST %d pid=`, i); !strings.Contains(line, want) {
+			t.Fatalf("line %d is %s", i, line)
+		}
+	}
+}
