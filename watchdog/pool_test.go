@@ -352,7 +352,7 @@ func TestAWorkerThatGrowsIsReplaced(t *testing.T) {
 import os
 kept = []
 def handle(event, context):
-    if event.path == "/grow": kept.append(bytearray(os.urandom(1) * (200 << 20)))
+    if event.path == "/grow": kept.append(os.urandom(1) * (200 << 20))
     return str(os.getpid())
 `)
 	o.Workers.MaxMemory = 150 << 20
