@@ -56,7 +56,7 @@ func Main(ctx context.Context, env Env) int {
 		Commit:  env.Commit,
 		Sources: env.Sources,
 	}
-	root := New(f, env.Commands, env.Checks) //nolint:contextcheck // completions run later, with the context of their command
+	root := New(f, env.Commands, env.Checks)
 	if code, ok := runPlugin(ctx, env, f, root); ok {
 		return code
 	}

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 
 // runGraphene is what a script's graphene does: a process of its own.
 func runGraphene() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt) //nolint:forbidigo // this is a main
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	dir, err := os.Getwd()
 	if err != nil {

@@ -218,7 +218,7 @@ func (wd *Watchdog) within(a *answer, r *http.Request) {
 		_ = control.SetWriteDeadline(deadline.Add(lateAnswer))
 		ctx, cancel := context.WithCancelCause(r.Context())
 		defer cancel(nil)
-		r = r.WithContext(deadlineContext{ctx, deadline}) //nolint:contextcheck // it is ctx, and tells its deadline
+		r = r.WithContext(deadlineContext{ctx, deadline})
 		timer := time.AfterFunc(budget, func() { a.expire(budget, cancel) })
 		defer timer.Stop()
 	}

@@ -84,7 +84,7 @@ func copyTree(dst, src string, ignored *patternmatcher.PatternMatcher) error {
 		if err == nil {
 			err = c.visit(dst, p, d)
 		}
-		if err != nil && err != filepath.SkipDir {
+		if err != nil && !errors.Is(err, filepath.SkipDir) {
 			return fmt.Errorf("copy the handler: %w", err)
 		}
 		return err

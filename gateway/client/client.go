@@ -141,10 +141,11 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 		}
 		body = bytes.NewReader(text)
 	}
-	target := c.base.String()
+	elements := []string{c.base.String()}
 	for _, element := range r.path {
-		target += "/" + url.PathEscape(element)
+		elements = append(elements, url.PathEscape(element))
 	}
+	target := strings.Join(elements, "/")
 	if len(r.query) > 0 {
 		target += "?" + r.query.Encode()
 	}

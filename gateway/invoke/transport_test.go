@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -358,9 +359,7 @@ var conformance = []struct {
 		} {
 			next := make(chan struct{})
 			url := start(t, func(w http.ResponseWriter, r *http.Request) {
-				for k, v := range header {
-					w.Header()[k] = v
-				}
+				maps.Copy(w.Header(), header)
 				rc := http.NewResponseController(w)
 				_ = rc.Flush()
 				for range 3 {

@@ -102,7 +102,7 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = srv.Close()
 	}
-	<-served
+	_ = <-served // http.ErrServerClosed, as was asked for
 	cutOff()
 	return errors.Join(err, running.end(ctx))
 }

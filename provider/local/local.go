@@ -293,7 +293,7 @@ func (r *Runtime) Deploy(ctx context.Context, spec types.FunctionDeployment) err
 	if f, err := r.function(ref); err == nil {
 		return f.deploy(v, scale)
 	}
-	return r.create(ref, v, scale) //nolint:contextcheck // the function outlives the request that made it
+	return r.create(ref, v, scale) // the function outlives the request that made it
 }
 
 // portTaken returns the function other than ref that insists on a port.

@@ -101,9 +101,8 @@ func run(ctx context.Context, graphene string, environ []string) error {
 	case <-ctx.Done():
 		fmt.Println("\nStopping.")
 		return nil
-	case err := <-platform.done:
-		platform.done <- err
-		return fmt.Errorf("the platform ended: %w", err)
+	case <-platform.done:
+		return fmt.Errorf("the platform ended: %s", platform.cmd.ProcessState)
 	}
 }
 
@@ -133,7 +132,7 @@ func call(ctx context.Context, url string, body []byte) error {
 
 type platform struct {
 	cmd  *exec.Cmd
-	done chan error
+	done chan struct{} // closed when it has ended
 }
 
 // readyLine is what the platform prints when it can be called.
@@ -154,7 +153,7 @@ func start(ctx context.Context, graphene, dataDir string, environ []string) (*pl
 	if err := cmd.Start(); err != nil {
 		return nil, "", err
 	}
-	p := &platform{cmd: cmd, done: make(chan error, 1)}
+	p := &platform{cmd: cmd, done: make(chan struct{})}
 	ready := make(chan string, 1)
 	go func() {
 		lines := bufio.NewScanner(out)
@@ -164,13 +163,14 @@ func start(ctx context.Context, graphene, dataDir string, environ []string) (*pl
 				ready <- m[1]
 			}
 		}
-		p.done <- cmd.Wait()
+		_ = cmd.Wait() // its state says how it ended
+		close(p.done)
 	}()
 	select {
 	case url := <-ready:
 		return p, url, nil
-	case err := <-p.done:
-		return nil, "", fmt.Errorf("graphene serve did not start: %w", err)
+	case <-p.done:
+		return nil, "", fmt.Errorf("graphene serve did not start: %s", cmd.ProcessState)
 	case <-ctx.Done():
 		p.stop()
 		return nil, "", ctx.Err()

@@ -110,7 +110,7 @@ const large = 100 << 20
 
 func testUpload(p *platform, known bool) {
 	before := p.peakMemory()
-	var body io.Reader = io.LimitReader(zeroes{}, large)
+	body := io.LimitReader(zeroes{}, large)
 	sum := sha256.New()
 	if _, err := io.Copy(sum, io.LimitReader(zeroes{}, large)); err != nil {
 		p.t.Fatal(err)
