@@ -50,6 +50,7 @@ var sections = []section{
 	{"python", "Functions in Python", benchPython},
 	{"go", "Functions in Go", benchGo},
 	{"fork", "One more worker", benchFork},
+	{"batch", "Batches", benchBatch},
 	{"fwatchdog", "The watchdog itself", benchWatchdog},
 }
 
