@@ -99,6 +99,22 @@ func (p *pool) note() string {
 	return strings.Join(notes, "; ")
 }
 
+// capacity is how many calls at once make the function do all it can.
+func (p *pool) capacity() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	each := 1
+	for _, w := range p.workers {
+		switch {
+		case w.async:
+			each = p.w.AsyncCalls
+		case w.batch:
+			each = p.w.BatchMax
+		}
+	}
+	return p.w.Max * each
+}
+
 // run keeps a zygote alive until ctx ends. Losing one is no reason to stop
 // serving: its workers go on, and those of the next take their place.
 func (p *pool) run(ctx context.Context, ready func()) error {

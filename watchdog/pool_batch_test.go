@@ -80,6 +80,9 @@ func TestWhatWaitsIsAnsweredTogether(t *testing.T) {
 	if got := r.do("POST", "/", "x"); got.body != "1" {
 		t.Errorf("alone: %q", got.body)
 	}
+	if got := r.do("GET", "/_/ready", "").header.Get("X-Max-Inflight"); got != "32" {
+		t.Errorf("ready says that %s calls are welcome", got)
+	}
 }
 
 func TestAPoisonedCallOfABatchFailsAlone(t *testing.T) {

@@ -143,9 +143,6 @@ func capacity(s function.Settings, v version, img *image) (workers, slots int) {
 		if workers == 0 {
 			slots = runtime.NumCPU()
 		}
-		if v.annotations()[function.Annotation("batch_max")] != "" {
-			slots *= max(1, s.BatchMax) // its author says that it answers batches
-		}
 	}
 	return workers, slots
 }

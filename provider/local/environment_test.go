@@ -87,19 +87,6 @@ func TestCapacityFollowsLimits(t *testing.T) {
 	}
 }
 
-func TestAFunctionThatNamesItsBatchesGetsCallsForThem(t *testing.T) {
-	v := version{Spec: types.FunctionDeployment{Annotations: &map[string]string{"com.graphene.batch_max": "16"}}}
-	img := &image{target: function.Target{Python: "cp311"}}
-	settings, err := v.settings(img)
-	if err != nil {
-		t.Fatal(err)
-	}
-	settings.Workers = 2
-	if _, slots := capacity(settings, v, img); slots != 32 {
-		t.Errorf("%d slots", slots)
-	}
-}
-
 func TestSettingsComeFromTheDeploymentBeforeTheImage(t *testing.T) {
 	img := &image{config: v1.Config{Env: []string{"max_inflight=1", "workers=1", "threads=2"}}}
 	v := version{Spec: types.FunctionDeployment{
