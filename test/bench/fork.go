@@ -152,7 +152,7 @@ func (s *server) firstAnswer(body io.Reader) (took time.Duration, end func(), er
 		return 0, nil, err
 	}
 	begun := time.Now()
-	resp, err := s.client.Do(req)
+	resp, err := s.client.Do(req) //nolint:bodyclose // end closes it
 	if err != nil {
 		return 0, nil, err
 	}
