@@ -173,8 +173,8 @@ func TestAnAnswerThatCannotBeFinishedIsBrokenOff(t *testing.T) {
 	} {
 		func() {
 			defer func() {
-				if p := recover(); p != http.ErrAbortHandler {
-					t.Errorf("%s: panic %v, want http.ErrAbortHandler", name, p)
+				if err, ok := recover().(error); !ok || !errors.Is(err, http.ErrAbortHandler) {
+					t.Errorf("%s: panic %v, want http.ErrAbortHandler", name, err)
 				}
 			}()
 			get(t, web.Recover(slog.New(slog.DiscardHandler), h), nil)

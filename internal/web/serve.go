@@ -83,13 +83,17 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions)
 		srv.ErrorLog = slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug)
 	}
 
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
+	var failed error
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		failed = srv.Serve(ln)
+	}()
 	select {
-	case err := <-served:
+	case <-served:
 		srv.Close()
 		cutOff()
-		return errors.Join(fmt.Errorf("serve %s: %w", ln.Addr(), err), running.end(ctx))
+		return errors.Join(fmt.Errorf("serve %s: %w", ln.Addr(), failed), running.end(ctx))
 	case <-ctx.Done():
 	}
 	drain, cancel := context.WithTimeout(requests, o.Drain)
@@ -102,7 +106,7 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = srv.Close()
 	}
-	_ = <-served // http.ErrServerClosed, as was asked for
+	<-served
 	cutOff()
 	return errors.Join(err, running.end(ctx))
 }
