@@ -7,7 +7,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 TOOL    := $(GO) tool -modfile=tools.mod
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test race fuzz bench lint generate check help
+.PHONY: all build demo test race fuzz soak bench lint generate check help
 
 all: build lint test ## build, lint and test
 
@@ -27,6 +27,10 @@ race: ## run the tests with the race detector
 FUZZTIME ?= 10s
 fuzz: ## fuzz every parser of strangers' bytes, FUZZTIME each
 	$(GO) run ./test/fuzz -fuzztime $(FUZZTIME)
+
+SOAK ?= 10m
+soak: ## load a platform with a function that leaks, hangs and crashes, for SOAK
+	SOAK=$(SOAK) $(GO) test -count=1 -v -timeout 0 ./test/soak
 
 bench: build ## measure, and rewrite docs/reference/performance.md
 	$(GO) run ./test/bench -graphene bin/graphene -out docs/reference/performance.md

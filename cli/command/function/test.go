@@ -234,7 +234,7 @@ func (o *testOptions) runLeaks(ctx context.Context, cmd *exec.Cmd, w image.Workp
 	code := cmd.ProcessState.ExitCode()
 	var report map[string]any
 	if code != leaksNothing && code != leaksSomething || json.Unmarshal(stdout.Bytes(), &report) != nil {
-		text := strings.TrimSpace(o.words(w, stderr.Bytes()))
+		text := strings.TrimSpace(o.words(w, stderr.Bytes()) + "\n" + cmd.ProcessState.String())
 		return fault.Invalid.Errorf("test %s: the handler cannot be measured; --body says what it is sent\n%s", result.Function, lastLines(text, 20))
 	}
 	text, _ := report["text"].(string)
