@@ -106,6 +106,7 @@ func measureAll(out io.Writer, o options, names []string) error {
 		}
 		fmt.Fprintf(out, "\n## %s\n\n", s.title)
 		if err := s.run(out, o); err != nil {
+			fmt.Fprintf(out, "\nMissed: %s.\n", strings.ReplaceAll(err.Error(), "\n", "; "))
 			missed = append(missed, fmt.Errorf("%s: %w", s.name, err))
 		}
 	}
