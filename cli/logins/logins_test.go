@@ -136,12 +136,12 @@ func TestPath(t *testing.T) {
 		want string
 	}{
 		{map[string]string{"HOME": "/home/a"}, "/home/a/.openfaas/config.yml"},
-		{map[string]string{"HOME": "/home/a", "CI": "true"}, "/work/dir/.openfaas/config.yml"},
+		{map[string]string{"HOME": "/home/a", "CI": "true"}, "/home/dir/.openfaas/config.yml"},
 		{map[string]string{"HOME": "/home/a", "CI": "true", "OPENFAAS_CONFIG": "/etc/faas"}, "/etc/faas/config.yml"},
-		{map[string]string{"OPENFAAS_CONFIG": "my.yml"}, "/work/dir/my.yml"},
+		{map[string]string{"OPENFAAS_CONFIG": "my.yml"}, "/home/dir/my.yml"},
 		{map[string]string{}, ""},
 	} {
-		got, err := logins.Path(func(k string) string { return tt.env[k] }, "/work/dir")
+		got, err := logins.Path(func(k string) string { return tt.env[k] }, "/home/dir")
 		if got != tt.want || (err != nil) != (tt.want == "") {
 			t.Errorf("Path with %v = %q, %v; want %q", tt.env, got, err, tt.want)
 		}

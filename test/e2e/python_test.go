@@ -83,7 +83,7 @@ async def handle(event, context):
         state["here"] -= 1
     return "done"
 `)
-	p.stack("async", "python3-http", "workers: 1", "max_inflight: 50")
+	p.stack("async", "python3-http", "workers: 1")
 	p.cli("up", "-f", "async.yml")
 	p.pythonFunction("once", "python3-http", "import os\n\ndef handle(event, context):\n    return str(os.getpid())\n")
 	p.stack("once", "python3-http", "max_requests: 1", "workers: 2")
