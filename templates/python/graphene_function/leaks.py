@@ -47,6 +47,10 @@ _FRAMES = 16  # of each allocation; deeper callers are not known
 _LEAST = 4  # bytes a call at one line
 _LEAST_RESIDENT = 2 << 10  # bytes a call
 _LEAST_RESIDENT_ALL = 1 << 20  # bytes
+# Libraries report their own memory under domains of their own. numpy does not
+# always report that a small block is free again; the array that a block is of
+# is Python's, and known.
+_LEAST_FOREIGN = 1 << 10  # bytes of one block
 
 _EXAMPLES = 3
 
@@ -241,14 +245,20 @@ class _Measure:
         traced = tracemalloc.get_traced_memory()[0] + tracemalloc.get_tracemalloc_memory()
         lines: dict[tuple[str, int], tuple[int, int]] = {}
         largest: dict[tuple[str, int], tuple[int, tuple[str, int]]] = {}
-        for statistic in tracemalloc.take_snapshot().statistics("traceback"):
-            site = self._site(statistic.traceback)
+        sites: dict[tracemalloc.Traceback, tuple[int, int]] = {}
+        for trace in tracemalloc.take_snapshot().traces:
+            if trace.domain and trace.size < _LEAST_FOREIGN:
+                continue
+            size, number = sites.get(trace.traceback, (0, 0))
+            sites[trace.traceback] = size + trace.size, number + 1
+        for frames, (more, objects) in sites.items():
+            site = self._site(frames)
             if site is None:
                 continue
             size, number = lines.get(site.key, (0, 0))
-            lines[site.key] = size + statistic.size, number + statistic.count
-            if statistic.size > largest.get(site.key, (0, ("", 0)))[0]:
-                largest[site.key] = statistic.size, site.allocated
+            lines[site.key] = size + more, number + objects
+            if more > largest.get(site.key, (0, ("", 0)))[0]:
+                largest[site.key] = more, site.allocated
         return _Look(
             lines,
             {key: allocated for key, (_, allocated) in largest.items()},
