@@ -252,3 +252,28 @@ func digests(t *testing.T, dir string) map[string][sha256.Size]byte {
 	}
 	return sums
 }
+
+// TestLeaksOfTheResearchScriptAreFound holds the guide to what it says of the
+// step at which a handler still keeps files and history.
+func TestLeaksOfTheResearchScriptAreFound(t *testing.T) {
+	if testing.Short() {
+		t.Skip("SKIPPED: -short leaves out the Python examples, whose packages are hundreds of megabytes")
+	}
+	cmd := exec.CommandContext(t.Context(), venv(t), "-m", "graphene_function", "leaks", "steps/2-loaded", "--style", "model", "--calls", "12", "--warmup", "2", "--body", "digit.json")
+	cmd.Dir = "research"
+	cmd.Env = append(os.Environ(), append(pythonEnv, "PYTHONPATH=../../templates/python")...)
+	out, err := cmd.CombinedOutput()
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 {
+		t.Fatalf("ended with %v, want exit status 1\n%s", err, out)
+	}
+	for _, want := range []string{
+		`log = open(f"{tempfile.gettempdir()}/digits.log", "a")`,
+		"pixels = json.loads(event.body)",
+		"odds = model.predict_proba([pixels])[0]",
+		"open files: ",
+	} {
+		if !strings.Contains(string(out), want) {
+			t.Errorf("the report does not say %q:\n%s", want, out)
+		}
+	}
+}
