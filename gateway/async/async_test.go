@@ -652,6 +652,13 @@ func TestACallThatIsDeliveredAgainAfterItsEndIsNotRunAgain(t *testing.T) {
 	}
 }
 
+// nextMillisecond returns in a later millisecond than it was called in.
+func nextMillisecond() {
+	for began := time.Now().UnixMilli(); time.Now().UnixMilli() == began; {
+		time.Sleep(100 * time.Microsecond)
+	}
+}
+
 func TestOperatorsListAndDescribe(t *testing.T) {
 	r := newRig(t, func(w http.ResponseWriter, req *http.Request) {
 		if strings.HasPrefix(req.URL.Path, "/function/fnbad") {
@@ -659,10 +666,14 @@ func TestOperatorsListAndDescribe(t *testing.T) {
 		}
 	})
 	stop := r.work()
-	good, bad := r.submit("fn", ""), r.submit("fnbad", "")
+	// Calls are listed by the millisecond of their submission.
+	good := r.submit("fn", "")
+	nextMillisecond()
+	bad := r.submit("fnbad", "")
 	r.await(good)
 	r.await(bad)
 	stop()
+	nextMillisecond()
 	queued := r.submit("slowqueue", "")
 	list := func(query string) (ids []string) {
 		t.Helper()
