@@ -193,12 +193,25 @@ func (q *Queue) Cancel(ctx context.Context, id string) error {
 		return nil // it has gone by itself
 	}
 	if j, err := decode(strings.TrimPrefix(m.Subject, callsSubject), m.Header, m.Data, m.Sequence); err == nil && j.ID == c.ID {
-		if err := q.calls.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		if err := deleteMessage(ctx, q.calls, seq); err != nil {
 			return unavailable(fmt.Errorf("call %s is cancelled, but may be run if the queue is restarted: %w", c.ID, err))
 		}
 		q.dropBody(ctx, j)
 	}
 	return nil
+}
+
+// deleteMessage removes one message of s. One that is gone already is no
+// failure, which the broker says in a way that only a look can tell from one.
+func deleteMessage(ctx context.Context, s jetstream.Stream, seq uint64) error {
+	err := s.DeleteMsg(ctx, seq)
+	if err == nil {
+		return nil
+	}
+	if _, look := s.GetMsg(ctx, seq); errors.Is(look, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	return err
 }
 
 // Backlog counts the calls that wait or run, by QUEUE.NAMESPACE.NAME.
@@ -432,7 +445,7 @@ func (q *Queue) retry(ctx context.Context, m *jetstream.RawStreamMsg) error {
 	if _, err := q.publish(ctx, j, "retry/"+j.ID+"/"+fmt.Sprint(m.Sequence)); err != nil {
 		return err
 	}
-	if err := q.dead.DeleteMsg(ctx, m.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+	if err := deleteMessage(ctx, q.dead, m.Sequence); err != nil {
 		return unavailable(fmt.Errorf("call %s is retried, but stays among the dead letters: %w", j.ID, err))
 	}
 	q.o.Meter.Submitted(j.Queue)
@@ -482,7 +495,7 @@ func (q *Queue) Purge(ctx context.Context, id string) error {
 }
 
 func (q *Queue) purge(ctx context.Context, m *jetstream.RawStreamMsg) error {
-	if err := q.dead.DeleteMsg(ctx, m.Sequence); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+	if err := deleteMessage(ctx, q.dead, m.Sequence); err != nil {
 		return unavailable(err)
 	}
 	if object := m.Header.Get(headerBody); object != "" {
