@@ -173,14 +173,24 @@ func Run(ctx context.Context, o Options) (err error) {
 		defer stopBehind()
 		return front.Run(serving)
 	})
-	if err := trim(); err != nil {
-		o.Log.Debug("the program stays in memory as a whole", "err", err)
-	}
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case <-time.After(settling):
+			if err := trim(); err != nil {
+				o.Log.Debug("the program stays in memory as a whole", "err", err)
+			}
+		}
+		return nil
+	})
 	fmt.Fprintf(o.Stdout, "Graphene %s is ready at %s after %d ms; data in %s\n", o.Version.Release, url, time.Since(began).Milliseconds(), dir.path)
 	err = group.Wait()
 	o.Log.Info("platform stopped")
 	return err
 }
+
+// settling is how long the parts go on starting after the platform is ready.
+const settling = 2 * time.Second
 
 // listen opens a port, or says which flag chooses another.
 func listen(ctx context.Context, addr, flag string) (net.Listener, error) {
