@@ -47,6 +47,7 @@ var calls = []struct {
 	{say: "A plain Python handler.", path: "/function/hello", body: "newcomer"},
 	{say: "A classifier that was trained when its image was built, and loaded once.", path: "/function/wine", file: "examples/wine/wine.json"},
 	{say: "A pretrained network that names the animal on a picture.", path: "/function/animals", file: "examples/animals/cat.jpg"},
+	{say: "A research script that became a function; its guide is docs/guide/research-to-service.md.", path: "/function/digits", file: "examples/research/digit.json"},
 	{say: "A Go handler that answers while it is still reading.", path: "/function/stream", body: "3\n1\n4\n1\n5\n"},
 }
 
