@@ -36,10 +36,11 @@ func (f Field) Flag(prefix string) string {
 	return strings.ReplaceAll(name, "_", "-")
 }
 
-// Fields lists the settings of T in the order of the struct.
+// Fields lists the settings of T in the order of the struct, those of embedded
+// structs where they are embedded.
 func Fields[T any]() []Field {
 	var all []Field
-	for f := range reflect.TypeFor[T]().Fields() {
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[T]()) {
 		name, _, _ := strings.Cut(f.Tag.Get("env"), ",")
 		if name == "" {
 			continue

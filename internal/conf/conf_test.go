@@ -66,3 +66,27 @@ func TestAFlagWinsAndIsNamedInErrors(t *testing.T) {
 		}
 	}
 }
+
+func TestAnEmbeddedStructsSettingsAreTheStructsOwn(t *testing.T) {
+	type Shared struct {
+		Level int `env:"level" envDefault:"1" doc:"how much"`
+	}
+	type program struct {
+		First string `env:"first" doc:"comes first"`
+		Shared
+		Last string `env:"last" doc:"comes last"`
+	}
+	var names []string
+	for _, f := range conf.Fields[program]() {
+		names = append(names, f.Env)
+	}
+	if diff := cmp.Diff([]string{"first", "level", "last"}, names); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	if c, err := conf.Read[program]([]string{"level=3"}); err != nil || c.Level != 3 {
+		t.Errorf("%+v, %v; want level 3", c, err)
+	}
+	if _, err := conf.Read[program]([]string{"level=high"}); err == nil || !strings.Contains(err.Error(), `level is "high": want a whole number`) {
+		t.Errorf("error %v does not name the setting", err)
+	}
+}
