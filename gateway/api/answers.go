@@ -159,16 +159,21 @@ func (a *API) info(w http.ResponseWriter, r *http.Request, s subject) error {
 			answer.Target = &t
 		}
 	}
+	if a.o.Builds != (function.Builds{}) {
+		answer.Builds = &a.o.Builds
+	}
 	web.WriteJSON(w, http.StatusOK, answer)
 	return nil
 }
 
-// gatewayInfo is OpenFaaS's answer, and what functions must be built for.
+// gatewayInfo is OpenFaaS's answer, and what functions must be built for, and
+// how.
 type gatewayInfo struct {
 	Provider types.ProviderInfo `json:"provider"`
 	Version  types.VersionInfo  `json:"version"`
 	Arch     string             `json:"arch"`
 	Target   *function.Target   `json:"target,omitempty"`
+	Builds   *function.Builds   `json:"builds,omitempty"`
 }
 
 // providerInfo asks the provider about itself. It leaves *p alone on error.

@@ -40,6 +40,8 @@ type Options struct {
 	Version types.VersionInfo
 	// Target says what functions must be built for; nil says nothing.
 	Target func(context.Context) (function.Target, error)
+	// Builds says how their images are made; the zero value says nothing.
+	Builds function.Builds
 	// Namespace is where functions are that name none; "" is
 	// function.DefaultNamespace.
 	Namespace string

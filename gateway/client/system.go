@@ -25,6 +25,7 @@ type Info struct {
 	Version  types.VersionInfo  `json:"version"`
 	Arch     string             `json:"arch"`             // as uname spells it
 	Target   *function.Target   `json:"target,omitempty"` // what functions must be built for; nil if the gateway does not say
+	Builds   *function.Builds   `json:"builds,omitempty"` // how their images are made; nil if the gateway does not say
 }
 
 // Info asks the gateway about itself.

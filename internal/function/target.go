@@ -51,3 +51,21 @@ func (t Target) Runs(image Target) error {
 	}
 	return fault.Invalid.Errorf("image is built for %s, but this platform runs %s: build it again with \"graphene build --target %s\"", image, t, t)
 }
+
+// Builds is what an installation tells those who make images for it, beside
+// the [Target] of its machines.
+type Builds struct {
+	// OwnRegistry: the gateway serves a registry, for images whose names have
+	// no host.
+	OwnRegistry bool `json:"own_registry,omitempty"`
+	// Registry is the host, with a prefix if there is one, that comes before
+	// such a name where the gateway serves none: registry.example.com/team.
+	Registry string `json:"registry,omitempty"`
+	// PythonImage is the base of Python functions. Where it is empty and
+	// OwnRegistry is true, functions run with the platform's own interpreter
+	// and need no base at all.
+	PythonImage string `json:"python_image,omitempty"`
+	// WatchdogImage is where a function gets its watchdog from, and one that
+	// needs no interpreter its base.
+	WatchdogImage string `json:"watchdog_image,omitempty"`
+}
