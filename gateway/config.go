@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -20,37 +21,82 @@ import (
 // Config is what a gateway of its own reads from its environment. The names
 // are OpenFaaS's where OpenFaaS has one.
 type Config struct {
-	Listen          string            `env:"listen" envDefault:":8080" doc:"address the API and functions are served on"`
-	MetricsListen   string            `env:"metrics_listen" envDefault:":8082" doc:"address Prometheus metrics are served on; \"none\" serves them nowhere"`
+	Listen        string `env:"listen" envDefault:":8080" doc:"address the API and functions are served on"`
+	MetricsListen string `env:"metrics_listen" envDefault:":8082" doc:"address Prometheus metrics are served on; \"none\" serves them nowhere"`
+	ID            string `env:"gateway_id" doc:"name of this gateway among several (default: the host's name)"`
+
 	ProviderURL     string            `env:"functions_provider_url,required" doc:"where the provider answers"`
 	Namespace       string            `env:"function_namespace" envDefault:"openfaas-fn" doc:"namespace of functions that name none"`
-	BasicAuth       bool              `env:"basic_auth" envDefault:"true" doc:"ask for a user name and a password; false lets everybody do everything"`
-	SecretMountPath string            `env:"secret_mount_path" envDefault:"/run/secrets/" doc:"directory of the files basic-auth-user and basic-auth-password"`
-	ReadTimeout     function.Duration `env:"read_timeout" envDefault:"60s" doc:"longest time a request to the management API may take to arrive"`
-	WriteTimeout    function.Duration `env:"write_timeout" envDefault:"60s" doc:"longest time an answer of the management API may take; followed logs are exempt"`
 	UpstreamTimeout function.Duration `env:"upstream_timeout" envDefault:"60s" doc:"longest time the provider may take to answer"`
-	DrainTimeout    function.Duration `env:"drain_timeout" envDefault:"25s" doc:"longest time requests in flight may take when the gateway stops"`
-	MaxHeaderBytes  int               `env:"max_header_bytes" envDefault:"1048576" doc:"longest headers of a request, in bytes"`
-	MaxBody         function.Bytes    `env:"max_body" envDefault:"0" doc:"longest body of a call, in bytes; 0 is no limit"`
-	MaxAPIBody      function.Bytes    `env:"max_api_body" envDefault:"1Mi" doc:"longest request to the management API, in bytes"`
-	MaxWaiting      int               `env:"max_waiting" envDefault:"1000" doc:"calls that may wait for a busy or sleeping function"`
-	AccessLog       bool              `env:"access_log" envDefault:"false" doc:"log every call of a function too; the management API is always logged"`
+
+	BasicAuth       bool   `env:"basic_auth" envDefault:"true" doc:"ask for a user name and a password, and send them to the provider; false lets everybody do everything unless auth_config names issuers"`
+	SecretMountPath string `env:"secret_mount_path" envDefault:"/run/secrets/" doc:"directory of the files basic-auth-user and basic-auth-password"`
+	AuthConfig      string `env:"auth_config" doc:"file of trusted issuers, roles and policies; it is read again when it changes"`
+
+	ReadTimeout    function.Duration `env:"read_timeout" envDefault:"60s" doc:"longest time a request to the management API may take to arrive"`
+	WriteTimeout   function.Duration `env:"write_timeout" envDefault:"60s" doc:"longest time an answer of the management API may take; followed logs are exempt"`
+	ShutdownDelay  function.Duration `env:"shutdown_delay" envDefault:"3s" doc:"how long the gateway goes on accepting after SIGTERM, while /healthz says that it stops"`
+	DrainTimeout   function.Duration `env:"drain_timeout" envDefault:"25s" doc:"longest time requests in flight may take after that"`
+	MaxHeaderBytes int               `env:"max_header_bytes" envDefault:"1048576" doc:"longest headers of a request, in bytes"`
+	MaxBody        function.Bytes    `env:"max_body" envDefault:"0" doc:"longest body of a call, in bytes; 0 is no limit"`
+	MaxAPIBody     function.Bytes    `env:"max_api_body" envDefault:"1Mi" doc:"longest request to the management API, in bytes"`
+	MaxWaiting     int               `env:"max_waiting" envDefault:"1000" doc:"calls that may wait for a busy or sleeping function"`
+
+	NatsURL         string            `env:"nats_url" doc:"where NATS JetStream answers, such as nats://nats:4222; several are separated by commas; none means that there is no queue"`
+	QueueReplicas   int               `env:"queue_replicas" envDefault:"1" doc:"servers that hold each asynchronous call: 1 or 3"`
+	QueueMaxBacklog int               `env:"queue_max_backlog" envDefault:"1048576" doc:"asynchronous calls of one function that may wait; more get 429"`
+	QueueMaxBytes   function.Bytes    `env:"queue_max_bytes" envDefault:"10Gi" doc:"space that waiting asynchronous calls may take; more get 429"`
+	QueueMaxBody    function.Bytes    `env:"queue_max_body" envDefault:"100M" doc:"largest body of an asynchronous call"`
+	QueueMaxResults int               `env:"queue_max_results" envDefault:"200000" doc:"results of asynchronous calls that are kept"`
+	QueueResultAge  function.Duration `env:"queue_result_age" envDefault:"24h" doc:"how long results of asynchronous calls are kept"`
+
+	BuildTarget        string `env:"build_target" doc:"what functions must be built for, such as linux/amd64/cp311/glibc; the command line asks"`
+	BuildRegistry      string `env:"build_registry" doc:"registry and prefix that images are pushed to when their name has none"`
+	BuildPythonImage   string `env:"build_python_image" doc:"base image of Python functions"`
+	BuildWatchdogImage string `env:"build_watchdog_image" doc:"image that the watchdog is taken from"`
+
+	AccessLog bool       `env:"access_log" envDefault:"false" doc:"log every call of a function too; the management API is always logged"`
+	LogLevel  slog.Level `env:"log_level" envDefault:"info" doc:"debug, info, warn or error"`
+	LogFormat string     `env:"log_format" envDefault:"json" doc:"json or text"`
+}
+
+// Logger returns the logger that c asks for.
+func (c Config) Logger(w io.Writer) (*slog.Logger, error) {
+	options := &slog.HandlerOptions{Level: c.LogLevel}
+	switch c.LogFormat {
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	}
+	return nil, fault.Invalid.Errorf("log_format is %q, want json or text", c.LogFormat)
 }
 
 // Options opens what c names: listeners, credentials, the way to the provider.
-// What it has opened when it fails is closed again.
+// What it has opened when it fails is closed again. The queue is not part of
+// it: its connection is the program's.
 func (c Config) Options(log *slog.Logger, version types.VersionInfo) (Options, error) {
 	provider, err := url.Parse(c.ProviderURL)
 	if err != nil || provider.Host == "" {
 		return Options{}, fault.Invalid.Errorf("functions_provider_url is %q, want a URL such as http://127.0.0.1:8081", c.ProviderURL)
 	}
+	var target func(context.Context) (function.Target, error)
+	if c.BuildTarget != "" {
+		t, err := function.ParseTarget(c.BuildTarget)
+		if err != nil {
+			return Options{}, fault.Invalid.Errorf("build_target: %w", err)
+		}
+		target = func(context.Context) (function.Target, error) { return t, nil }
+	}
 	var who auth.Authenticator = auth.Open{}
+	var toProvider http.RoundTripper = http.DefaultTransport.(*http.Transport).Clone()
 	if c.BasicAuth {
 		user, password, err := auth.ReadCredentials(c.SecretMountPath)
 		if err != nil {
 			return Options{}, err
 		}
 		who = auth.NewBasic(user, password)
+		toProvider = &auth.Transport{Header: "Authorization", User: user, Password: password, Next: toProvider}
 	}
 	public, err := net.Listen("tcp", c.Listen)
 	if err != nil {
@@ -66,14 +112,17 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (Options, e
 	return Options{
 		Listener:        public,
 		MetricsListener: private,
-		Provider:        http.DefaultTransport.(*http.Transport).Clone(),
+		ID:              c.ID,
+		Provider:        toProvider,
 		ProviderURL:     provider,
 		Authenticator:   who,
 		Namespace:       c.Namespace,
 		Version:         version,
+		Target:          target,
 		ReadTimeout:     c.ReadTimeout.Std(),
 		WriteTimeout:    c.WriteTimeout.Std(),
 		UpstreamTimeout: c.UpstreamTimeout.Std(),
+		ShutdownDelay:   c.ShutdownDelay.Std(),
 		Drain:           c.DrainTimeout.Std(),
 		MaxHeaderBytes:  c.MaxHeaderBytes,
 		MaxBody:         int64(c.MaxBody),
@@ -89,6 +138,10 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (Options, e
 type Options struct {
 	Listener        net.Listener // for callers; Run closes it
 	MetricsListener net.Listener // for Prometheus; Run closes it; nil serves no metrics
+
+	// ID names this gateway among several that share a provider, which is then
+	// told how busy each replica is; "" tells it nothing.
+	ID string
 
 	Provider    http.RoundTripper // carries requests to the provider
 	ProviderURL *url.URL          // where the provider answers; nil is http://provider, for a Provider that needs no address
@@ -115,11 +168,15 @@ type Options struct {
 	ReadTimeout     time.Duration // of requests to the management API; 0 is a minute
 	WriteTimeout    time.Duration // of answers of the management API; 0 is a minute
 	UpstreamTimeout time.Duration // of the provider; 0 is a minute
-	Drain           time.Duration // for requests in flight when Run's context ends; 0 cuts them off
-	MaxHeaderBytes  int           // of one request; 0 is 1 MiB
-	MaxBody         int64         // of one call of a function; 0 is no limit
-	MaxAPIBody      int64         // of one request to the management API; 0 is 1 MiB
-	MaxWaiting      int           // calls that wait for one function; 0 is 1000
+	// ShutdownDelay is how long the gateway goes on accepting after Run's
+	// context has ended, while it says that it is not healthy any more: whoever
+	// spreads callers over gateways needs time to notice. 0 is not at all.
+	ShutdownDelay  time.Duration
+	Drain          time.Duration // for requests in flight after that; 0 cuts them off
+	MaxHeaderBytes int           // of one request; 0 is 1 MiB
+	MaxBody        int64         // of one call of a function; 0 is no limit
+	MaxAPIBody     int64         // of one request to the management API; 0 is 1 MiB
+	MaxWaiting     int           // calls that wait for one function; 0 is 1000
 
 	AccessLog bool         // also log calls of functions, one line each
 	Log       *slog.Logger // nil logs nothing

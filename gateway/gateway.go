@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -39,6 +40,8 @@ type Gateway struct {
 	proxy   *invoke.Proxy
 	async   *async.API // nil without a queue
 	handler http.Handler
+	// stopping is set when Run's context has ended.
+	stopping atomic.Bool
 }
 
 // New assembles a gateway. It starts nothing.
@@ -118,9 +121,10 @@ func (g *Gateway) queueStates(ctx context.Context) ([]metrics.QueueState, error)
 // serves, for those who bring their own server.
 func (g *Gateway) Handler() http.Handler { return g.handler }
 
-// Run serves until ctx ends; then it stops accepting, lets the requests in
-// flight finish within Options.Drain, and returns nil. It returns an error
-// when a listener fails.
+// Run serves until ctx ends. Then it says that it is not healthy any more,
+// stops accepting after Options.ShutdownDelay, lets the requests in flight
+// finish within Options.Drain, and returns nil. It returns an error when a
+// listener fails.
 func (g *Gateway) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	// Calls that drain still need to find their functions, and to wake them:
@@ -129,9 +133,20 @@ func (g *Gateway) Run(ctx context.Context) error {
 	group.Go(func() error { return g.watcher.Run(behind) })
 	group.Go(func() error { return g.table.Run(behind) })
 	group.Go(func() error { return g.serveMetrics(behind) })
+	accepting, stopAccepting := context.WithCancel(context.WithoutCancel(ctx))
+	group.Go(func() error {
+		defer stopAccepting()
+		<-ctx.Done()
+		g.stopping.Store(true)
+		select {
+		case <-time.After(g.o.ShutdownDelay):
+		case <-behind.Done():
+		}
+		return nil
+	})
 	group.Go(func() error {
 		defer stopBehind()
-		return g.serve(ctx)
+		return g.serve(accepting)
 	})
 	return group.Wait()
 }
@@ -140,10 +155,22 @@ func (g *Gateway) serve(ctx context.Context) error {
 	// Calls of functions last as long as the function may take and streams as
 	// long as somebody listens, so the server bounds headers only; the
 	// management API bounds itself.
-	return web.Serve(ctx, g.o.Listener, g.handler, web.ServeOptions{
+	return web.Serve(ctx, g.o.Listener, g.closing(g.handler), web.ServeOptions{
 		Drain:          g.o.Drain,
 		MaxHeaderBytes: g.o.MaxHeaderBytes,
 		Log:            g.o.Log,
+	})
+}
+
+// closing asks callers to leave the connections of a gateway that stops, each
+// with its last answer. A connection that is closed only because it is idle
+// may take a request with it that was just being sent.
+func (g *Gateway) closing(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if g.stopping.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
 	})
 }
 

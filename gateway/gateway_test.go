@@ -318,7 +318,7 @@ func TestPathsAreTakenAsTheyAreAndVerbsStrictly(t *testing.T) {
 		{"HEAD", "/system/functions", 405, ""},
 		{"POST", "/healthz", 405, ""},
 		{"HEAD", "/healthz", 200, ""},
-		{"GET", "/healthz", 200, ""},
+		{"GET", "/healthz", 200, "OK"},
 		{"GET", "/system/function/a%2Fb", 400, "function name \"a%2Fb\" must be lower-case letters, digits and inner dashes\n"},
 	} {
 		resp, body := p.do(t, tt.method, tt.uri, "")
@@ -340,50 +340,65 @@ func TestTheRegistryIsForThoseWhoMayDeploy(t *testing.T) {
 	}
 }
 
-func TestHealthIsTheProvidersOnceTheFunctionsAreKnown(t *testing.T) {
-	status := http.StatusOK
-	synced := make(chan struct{})
+func TestAGatewayIsHealthyOnceItKnowsTheFunctionsAndUntilItStops(t *testing.T) {
+	synced, away := make(chan struct{}), make(chan struct{})
+	ln := listen(t)
 	g := gateway.New(gateway.Options{
-		Listener: listen(t),
+		Listener: ln,
 		Provider: web.InProcess(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.URL.Path == "/healthz" {
-				w.WriteHeader(status)
+			select {
+			case <-away:
+				w.WriteHeader(http.StatusBadGateway)
+				return
+			case <-synced:
+			case <-r.Context().Done():
 				return
 			}
+			io.WriteString(w, `{"epoch":"1","synced":true,"reset":true}`)
+			http.NewResponseController(w).Flush()
 			select {
-			case <-synced:
-				io.WriteString(w, `{"epoch":"1","synced":true,"reset":true}`)
-				http.NewResponseController(w).Flush()
-				<-r.Context().Done()
+			case <-away:
 			case <-r.Context().Done():
 			}
 		})),
-		Log: testkit.Log(t),
+		ShutdownDelay: time.Hour,
+		Log:           testkit.Log(t),
 	})
-	health := func() int {
+	health := func() string {
 		w := httptest.NewRecorder()
 		g.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/healthz", nil))
-		return w.Code
+		return fmt.Sprint(w.Code, " ", w.Body)
+	}
+	become := func(want string) {
+		t.Helper()
+		for health() != want {
+			if t.Context().Err() != nil {
+				t.Fatalf("health is %q, want %q", health(), want)
+			}
+		}
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- g.Run(ctx) }()
-	if got := health(); got != 503 {
-		t.Errorf("before the functions are known: %d, want 503", got)
+	if got := health(); !strings.HasPrefix(got, "503 the gateway does not know the functions yet") {
+		t.Errorf("before the functions are known: %q, want 503", got)
 	}
 	close(synced)
-	for health() != 200 {
-		if t.Context().Err() != nil {
-			t.Fatal("the gateway does not get healthy")
-		}
-	}
-	status = http.StatusServiceUnavailable
-	if got := health(); got != 503 {
-		t.Errorf("while the provider is not ready: %d, want 503", got)
+	become("200 OK")
+	close(away) // calls go on to the replicas that are known
+	if got := health(); got != "200 OK" {
+		t.Errorf("while the provider is away: %q, want 200", got)
 	}
 	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
+	become("503 the gateway is stopping\n")
+	select {
+	case err := <-ended:
+		t.Fatalf("Run = %v before the delay was over", err)
+	default:
+	}
+	ln.Close() // what ends the test before the hour is over
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("Run = %v", err)
 	}
 }
 

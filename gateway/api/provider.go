@@ -93,17 +93,3 @@ func relay(w http.ResponseWriter, resp *http.Response) {
 		}
 	}
 }
-
-// Health answers whether the provider is ready, with the provider's status. It
-// is open to everybody, so of the provider's answer nothing else goes out.
-func (a *API) Health(w http.ResponseWriter, r *http.Request) error {
-	ctx, cancel := a.bound(r)
-	defer cancel()
-	resp, err := a.ask(ctx, r.Method, r.Header, subject{path: "/healthz"})
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	w.WriteHeader(resp.StatusCode)
-	return nil
-}
