@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/openfaas/faas-provider/types"
@@ -42,8 +43,9 @@ type Config struct {
 	MaxAPIBody     function.Bytes    `env:"max_api_body" envDefault:"1Mi" doc:"longest request to the management API, in bytes"`
 	MaxWaiting     int               `env:"max_waiting" envDefault:"1000" doc:"calls that may wait for a busy or sleeping function"`
 
-	NatsURL         string            `env:"nats_url" doc:"where NATS JetStream answers, such as nats://nats:4222; several are separated by commas; none means that there is no queue"`
-	QueueReplicas   int               `env:"queue_replicas" envDefault:"1" doc:"servers that hold each asynchronous call: 1 or 3"`
+	NatsHost        string            `env:"nats_host" doc:"host of the NATS server that keeps asynchronous calls, or a URL, several separated by commas; none means that there is no queue"`
+	NatsPort        int               `env:"nats_port" envDefault:"4222" doc:"port of the NATS server"`
+	QueueReplicas   int               `env:"nats_stream_replicas" envDefault:"1" doc:"servers that hold each asynchronous call: 1 or 3"`
 	QueueMaxBacklog int               `env:"queue_max_backlog" envDefault:"1048576" doc:"asynchronous calls of one function that may wait; more get 429"`
 	QueueMaxBytes   function.Bytes    `env:"queue_max_bytes" envDefault:"10Gi" doc:"space that waiting asynchronous calls may take; more get 429"`
 	QueueMaxBody    function.Bytes    `env:"queue_max_body" envDefault:"100M" doc:"largest body of an asynchronous call"`
@@ -79,6 +81,10 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (Options, e
 	provider, err := url.Parse(c.ProviderURL)
 	if err != nil || provider.Host == "" {
 		return Options{}, fault.Invalid.Errorf("functions_provider_url is %q, want a URL such as http://127.0.0.1:8081", c.ProviderURL)
+	}
+	builds, err := c.builds()
+	if err != nil {
+		return Options{}, err
 	}
 	var target func(context.Context) (function.Target, error)
 	if c.BuildTarget != "" {
@@ -119,6 +125,7 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (Options, e
 		Namespace:       c.Namespace,
 		Version:         version,
 		Target:          target,
+		Builds:          builds,
 		ReadTimeout:     c.ReadTimeout.Std(),
 		WriteTimeout:    c.WriteTimeout.Std(),
 		UpstreamTimeout: c.UpstreamTimeout.Std(),
@@ -131,6 +138,18 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (Options, e
 		AccessLog:       c.AccessLog,
 		Log:             log,
 	}, nil
+}
+
+// builds returns what c tells those who make images of functions.
+func (c Config) builds() (function.Builds, error) {
+	b := function.Builds{Registry: c.BuildRegistry, PythonImage: c.BuildPythonImage, WatchdogImage: c.BuildWatchdogImage}
+	switch {
+	case (b.PythonImage == "") != (b.WatchdogImage == ""):
+		return b, fault.Invalid.Errorf("build_python_image and build_watchdog_image belong together: one has a value, the other has none")
+	case strings.Contains(b.Registry, "://"):
+		return b, fault.Invalid.Errorf("build_registry is %q, want a host such as registry.example.com/team, without a scheme", b.Registry)
+	}
+	return b, nil
 }
 
 // Options say what a gateway consists of. Zero values mean the default that
@@ -164,6 +183,8 @@ type Options struct {
 	Version   types.VersionInfo
 	// Target says what functions must be built for; nil says nothing.
 	Target func(context.Context) (function.Target, error)
+	// Builds says how their images are made; OwnRegistry follows from Registry.
+	Builds function.Builds
 
 	ReadTimeout     time.Duration // of requests to the management API; 0 is a minute
 	WriteTimeout    time.Duration // of answers of the management API; 0 is a minute

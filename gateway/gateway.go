@@ -63,6 +63,8 @@ func New(o Options) *Gateway {
 		return auth.May(auth.CallerOf(ctx), auth.Action(action), auth.Resource{Namespace: namespace, Name: name})
 	}
 	g.metrics = metrics.New(func(yield func(function.Endpoints) bool) { g.table.All()(yield) })
+	builds := o.Builds
+	builds.OwnRegistry = o.Registry != nil
 	g.api = api.New(api.Options{
 		Provider:    o.Provider,
 		ProviderURL: o.ProviderURL,
@@ -70,6 +72,7 @@ func New(o Options) *Gateway {
 		Invocations: g.metrics.Invocations,
 		Version:     o.Version,
 		Target:      o.Target,
+		Builds:      builds,
 		Namespace:   o.Namespace,
 		MaxBody:     o.MaxAPIBody,
 		Timeout:     o.UpstreamTimeout,

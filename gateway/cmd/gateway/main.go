@@ -12,8 +12,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -80,7 +83,7 @@ func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 		}
 	}
 	var calls queue
-	if c.NatsURL != "" {
+	if c.NatsHost != "" {
 		if err := calls.open(ctx, c, log); err != nil {
 			return err
 		}
@@ -91,7 +94,7 @@ func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 		return err
 	}
 	o.Queue, o.QueueMetrics = calls.queue, calls.counted
-	log.Info("serving", "listen", o.Listener.Addr().String(), "provider", o.ProviderURL.Redacted(), "queue", c.NatsURL != "", "version", version)
+	log.Info("serving", "listen", o.Listener.Addr().String(), "provider", o.ProviderURL.Redacted(), "queue", c.NatsHost != "", "version", version)
 	err = gateway.New(o).Run(ctx)
 	log.Info("gateway stopped")
 	return err
@@ -106,11 +109,11 @@ type queue struct {
 
 func (q *queue) open(ctx context.Context, c gateway.Config, log *slog.Logger) (err error) {
 	q.counted = metrics.NewQueue()
-	q.conn, err = nats.Connect(c.NatsURL, nats.Name("gateway "+c.ID), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
+	q.conn, err = nats.Connect(natsURL(c), nats.Name("gateway "+c.ID), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
 		nats.ReconnectWait(250*time.Millisecond), nats.ReconnectHandler(func(*nats.Conn) { q.counted.Reconnected() }))
 	if err != nil {
 		// The error may repeat the URL, and that a password.
-		return fault.Invalid.Errorf("nats_url cannot be used; want a URL such as nats://nats:4222")
+		return fault.Invalid.Errorf("nats_host cannot be used; want a host or a URL such as nats://nats:4222")
 	}
 	q.queue, err = async.Open(ctx, q.conn, async.Options{
 		Replicas:   c.QueueReplicas,
@@ -126,4 +129,11 @@ func (q *queue) open(ctx context.Context, c gateway.Config, log *slog.Logger) (e
 		q.conn.Close()
 	}
 	return err
+}
+
+func natsURL(c gateway.Config) string {
+	if strings.Contains(c.NatsHost, "://") {
+		return c.NatsHost
+	}
+	return "nats://" + net.JoinHostPort(c.NatsHost, strconv.Itoa(c.NatsPort))
 }
