@@ -25,32 +25,52 @@ const (
 // platform's name, and can be given by the watchdog when the function takes
 // too long, while the function is still at it: so the function writes its
 // headers into a map of its own, and everything else is under a lock.
+//
+// It holds all that the watchdog needs for a call, since what is allocated for
+// each call is most of what a call costs.
 type answer struct {
-	w     http.ResponseWriter
-	r     *http.Request
-	start time.Time // of the request
-	began time.Time // of the function's part
-	own   http.Header
-	body  *requestBody // of an HTTP/1 request; nil if it has none
+	w       http.ResponseWriter
+	r       *http.Request
+	context callContext
+	start   time.Time    // of the request
+	began   time.Time    // of the function's part
+	own     http.Header  // nil until the function asks for it
+	body    *requestBody // of an HTTP/1 request; nil if it has none
+
+	// In the queue of deadlines, and guarded by its lock.
+	before, after *answer
+	queued        bool
+	lapsed        sync.WaitGroup // a running expire
 
 	mu       sync.Mutex
 	timings  []string
-	status   int   // sent; zero until then
-	written  int64 // bytes of the body
+	values   [2]string // what the headers of send hold
+	status   int       // sent; zero until then
+	written  int64     // bytes of the body
+	expired  bool      // out of time: what the function still writes is dropped
+	cut      bool      // out of time within the answer
+	finished bool      // the function has returned
+
+	// connMu may be taken with mu held, and alone by who cannot wait for mu,
+	// which a write may hold for long. hijacked changes with both held.
+	connMu   sync.Mutex
 	hijacked bool
-	expired  bool // out of time: what the function still writes is dropped
-	cut      bool // out of time within the answer
-	finished bool // the function has returned
 }
 
 func newAnswer(w http.ResponseWriter, r *http.Request, start time.Time) *answer {
-	return &answer{w: w, r: r, start: start, began: start, own: make(http.Header)}
+	return &answer{w: w, r: r, context: callContext{request: r.Context()}, start: start, began: start}
 }
 
 // Unwrap lets [http.ResponseController] set deadlines.
 func (a *answer) Unwrap() http.ResponseWriter { return a.w }
 
-func (a *answer) Header() http.Header { return a.own }
+// Header is for the function alone, and not for two goroutines at once.
+func (a *answer) Header() http.Header {
+	if a.own == nil {
+		a.own = make(http.Header)
+	}
+	return a.own
+}
 
 func (a *answer) WriteHeader(status int) {
 	a.mu.Lock()
@@ -80,8 +100,17 @@ func (a *answer) send(status int) {
 		h.Set("Connection", "close")
 	}
 	now := time.Now()
-	h["X-Duration-Seconds"] = []string{strconv.FormatFloat(now.Sub(a.start).Seconds(), 'f', 6, 64)}
-	h["Server-Timing"] = slices.Concat(h["Server-Timing"], a.timings, []string{serverTiming("handler", now.Sub(a.began))})
+	var buf [64]byte
+	text := appendDecimal(buf[:0], now.Sub(a.start).Microseconds(), 6)
+	n := len(text)
+	both := string(appendTiming(text, "handler", now.Sub(a.began)))
+	a.values = [2]string{both[:n], both[n:]}
+	h["X-Duration-Seconds"] = a.values[:1:1]
+	if had := h["Server-Timing"]; had != nil || a.timings != nil {
+		h["Server-Timing"] = slices.Concat(had, a.timings, a.values[1:])
+	} else {
+		h["Server-Timing"] = a.values[1:]
+	}
 	a.w.WriteHeader(status)
 }
 
@@ -122,6 +151,8 @@ func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if a.expired {
 		return nil, nil, http.ErrHandlerTimeout
 	}
+	a.connMu.Lock()
+	defer a.connMu.Unlock()
 	conn, rw, err := http.NewResponseController(a.w).Hijack()
 	if err == nil {
 		a.hijacked = true
@@ -159,7 +190,13 @@ func (a *answer) timingOf(name string, d time.Duration, what string) {
 }
 
 func serverTiming(name string, d time.Duration) string {
-	return name + ";dur=" + strconv.FormatFloat(float64(d)/float64(time.Millisecond), 'f', 3, 64)
+	return string(appendTiming(nil, name, d))
+}
+
+// appendTiming appends a metric of the Server-Timing header, in milliseconds.
+func appendTiming(b []byte, name string, d time.Duration) []byte {
+	b = append(append(b, name...), ";dur="...)
+	return appendDecimal(b, d.Microseconds(), 3)
 }
 
 // refuse answers an error of the platform's making, unless an answer has begun.
@@ -206,20 +243,40 @@ func (a *answer) sendText(status int, text string, platform bool) {
 
 // expire answers 504 if nothing has been answered, and cancels the call. A
 // connection that the function took over is left alone.
-func (a *answer) expire(budget time.Duration, cancel context.CancelCauseFunc) {
+func (a *answer) expire(budget time.Duration) {
+	if !a.hurry() {
+		return
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.hijacked || a.finished {
 		return
 	}
 	a.expired = true
-	cancel(context.DeadlineExceeded) // before the client learns of it and leaves, or that would be the cause
+	a.context.end(context.DeadlineExceeded) // before the client learns of it and leaves, or that would be the cause
 	if a.status == 0 {
 		a.sendText(http.StatusGatewayTimeout, fmt.Sprintf("the function took longer than %v", budget), true)
 		_ = http.NewResponseController(a.w).Flush() // as for the text
 	} else {
 		a.cut = true
 	}
+}
+
+// hurry bounds what the function, out of time, is still waiting for: a client
+// that does not read the answer, which has a moment more, and one that does not
+// send the request. It is false if the connection is the function's own.
+func (a *answer) hurry() bool {
+	a.connMu.Lock()
+	defer a.connMu.Unlock()
+	if a.hijacked {
+		return false
+	}
+	control := http.NewResponseController(a.w)
+	_ = control.SetWriteDeadline(time.Now().Add(lateAnswer)) // a connection that is broken will say so
+	if a.body != nil && !a.body.ended.Load() {
+		_ = control.SetReadDeadline(time.Unix(1, 0))
+	}
+	return true
 }
 
 // finish ends the function's part. It panics with [http.ErrAbortHandler] if an

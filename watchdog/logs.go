@@ -3,6 +3,7 @@ package watchdog
 import (
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,31 +18,44 @@ func (wd *Watchdog) logAccess(r *http.Request, a *answer, d time.Duration) {
 	if strings.HasPrefix(r.UserAgent(), "kube-probe/") {
 		return
 	}
-	var buf [256]byte
-	line := a.start.Add(d).AppendFormat(buf[:0], logTime)
-	if wd.o.Mode == Classic && a.status == http.StatusOK {
-		line = append(line, " Wrote "...)
-		line = strconv.AppendInt(line, a.written, 10)
-		line = append(line, " Bytes - Duration: "...)
-		line = strconv.AppendFloat(line, d.Seconds(), 'f', 6, 64)
-		line = append(line, 's')
-	} else {
-		line = append(append(line, ' '), r.Method...)
-		line = append(append(line, ' '), r.RequestURI...)
-		line = append(line, " - "...)
-		line = strconv.AppendInt(line, int64(a.status), 10)
-		line = append(append(line, ' '), http.StatusText(a.status)...)
-		line = append(line, " - ContentLength: "...)
-		line = strconv.AppendInt(line, a.written, 10)
-		line = append(line, "B ("...)
-		line = strconv.AppendFloat(line, d.Seconds(), 'f', 4, 64)
-		line = append(line, "s)"...)
+	wd.access.line(a.start.Add(d), func(line []byte) []byte {
+		if wd.o.Mode == Classic && a.status == http.StatusOK {
+			line = append(line, "Wrote "...)
+			line = strconv.AppendInt(line, a.written, 10)
+			line = append(line, " Bytes - Duration: "...)
+			line = append(appendDecimal(line, d.Microseconds(), 6), 's')
+		} else {
+			line = append(append(line, r.Method...), ' ')
+			line = append(append(line, r.RequestURI...), " - "...)
+			line = strconv.AppendInt(line, int64(a.status), 10)
+			line = append(append(line, ' '), http.StatusText(a.status)...)
+			line = append(line, " - ContentLength: "...)
+			line = strconv.AppendInt(line, a.written, 10)
+			line = append(line, "B ("...)
+			line = append(appendDecimal(line, d.Round(100*time.Microsecond).Microseconds()/100, 4), "s)"...)
+		}
+		if !wd.o.LogCallID {
+			return line
+		}
+		if id := r.Header.Get("X-Call-Id"); id != "" {
+			line = append(append(append(line, " ["...), id...), ']')
+		}
+		return line
+	})
+}
+
+// appendDecimal appends n units of which ten to the power of digits are one,
+// which is quicker than a float and, here, as exact.
+func appendDecimal(b []byte, n int64, digits int) []byte {
+	if n < 0 {
+		b, n = append(b, '-'), -n
 	}
-	if id := r.Header.Get("X-Call-Id"); wd.o.LogCallID && id != "" {
-		line = append(line, " ["...)
-		line = append(append(line, id...), ']')
+	at := len(b)
+	b = strconv.AppendInt(b, n, 10)
+	for len(b)-at <= digits {
+		b = slices.Insert(b, at, '0')
 	}
-	_, _ = wd.o.Stderr.Write(append(line, '\n')) // our own output being gone is no reason to stop serving
+	return slices.Insert(b, len(b)-digits, '.')
 }
 
 // lineWriter returns a function that writes a child's lines to w, whole and

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -19,8 +18,6 @@ var latencyBuckets = [...]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 
 
 // metrics counts calls and writes itself in Prometheus' text format.
 type metrics struct {
-	inFlight atomic.Int64
-
 	mu    sync.Mutex
 	calls map[callLabels]*callCounts
 }
@@ -86,8 +83,6 @@ func (m *metrics) write(w io.Writer) {
 		fmt.Fprintf(w, "http_request_duration_seconds_sum{code=\"%d\",method=%q} %g\n", l.code, l.method, c.seconds)
 		fmt.Fprintf(w, "http_request_duration_seconds_count{code=\"%d\",method=%q} %d\n", l.code, l.method, c.count)
 	}
-	writeHelp(w, "http_requests_in_flight", "gauge", "Calls running now.")
-	fmt.Fprintf(w, "http_requests_in_flight %d\n", m.inFlight.Load())
 }
 
 func writeHelp(w io.Writer, name, kind, help string) {
@@ -100,5 +95,7 @@ func (wd *Watchdog) serveMetricsText(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
 	wd.metrics.write(w)
+	writeHelp(w, "http_requests_in_flight", "gauge", "Calls running now.")
+	fmt.Fprintf(w, "http_requests_in_flight %d\n", wd.calls.running())
 	wd.mode.writeMetrics(w)
 }

@@ -132,8 +132,6 @@ func isGet(w http.ResponseWriter, r *http.Request) bool {
 // serveCall runs one call of the function within the limits, and counts, times
 // and logs it.
 func (wd *Watchdog) serveCall(w http.ResponseWriter, r *http.Request) {
-	// A deadline of an earlier request on this connection is not ours.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{})
 	a := newAnswer(w, r, time.Now())
 	defer func() {
 		d := time.Since(a.start)
@@ -146,30 +144,28 @@ func (wd *Watchdog) serveCall(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer wd.calls.leave()
-	wd.metrics.inFlight.Add(1)
-	defer wd.metrics.inFlight.Add(-1)
 
-	// Bodies are wrapped below, and the server must know its own again, or it
-	// cuts connections whose body nobody has read to the end.
-	r = r.WithContext(r.Context())
+	// A request of our own: bodies are wrapped below, and the server must know
+	// its own again, or it cuts connections whose body nobody has read to the end.
+	call := r.WithContext(&a.context)
 	if wd.o.MaxBody > 0 {
 		if r.ContentLength > wd.o.MaxBody {
 			a.refuse(http.StatusRequestEntityTooLarge, fmt.Sprintf("a request may have %d bytes", wd.o.MaxBody))
 			return
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, wd.o.MaxBody)
+		call.Body = http.MaxBytesReader(w, call.Body, wd.o.MaxBody)
 	}
-	if r.ProtoMajor == 1 {
+	if r.ProtoMajor == 1 && r.Body != http.NoBody {
 		// Without it a handler that answers while it reads would lose the rest
 		// of the request. Every HTTP/1 connection of net/http can do it.
 		_ = http.NewResponseController(w).EnableFullDuplex()
-		a.body = watchBody(r)
+		a.body = watchBody(call)
 	}
 	if err := wd.awaitReady(r.Context(), a); err != nil {
 		a.refuse(http.StatusServiceUnavailable, oneLine(err))
 		return
 	}
-	wd.within(a, r)
+	wd.within(a, call)
 	a.drain()
 }
 
@@ -183,7 +179,8 @@ func (wd *Watchdog) awaitReady(ctx context.Context, a *answer) error {
 	}
 	select {
 	case <-wd.ready:
-		a.timing("load", time.Since(a.start))
+		a.began = time.Now()
+		a.timing("load", a.began.Sub(a.start))
 		return nil
 	case <-wd.failed:
 		if wd.failure == nil {
@@ -197,31 +194,40 @@ func (wd *Watchdog) awaitReady(ctx context.Context, a *answer) error {
 
 // within calls the function and answers for it if it takes too long.
 func (wd *Watchdog) within(a *answer, r *http.Request) {
-	a.began = time.Now()
-	control := http.NewResponseController(a.w)
-	if d := wd.o.ReadTimeout; d > 0 && r.Body != http.NoBody {
+	budget := wd.o.budget()
+	own := false // this call has less time than others
+	if text := r.Header["X-Timeout"]; len(text) > 0 {
+		if d, err := parseDuration(text[0]); err == nil && d > 0 && (budget == 0 || d < budget) {
+			budget, own = d, true
+		}
+	}
+	if d := wd.o.ReadTimeout; d > 0 && (budget == 0 || d < budget) && r.Body != http.NoBody {
 		// The bound is lifted as soon as the body has been read, because the
 		// server reads on to notice that the client has left.
+		control := http.NewResponseController(a.w)
 		_ = control.SetReadDeadline(a.began.Add(d))
 		r.Body = &timedBody{r.Body, control}
 	}
-
-	budget := wd.o.budget()
-	if text := r.Header.Get("X-Timeout"); text != "" {
-		if d, err := parseDuration(text); err == nil && d > 0 && (budget == 0 || d < budget) {
-			budget = d
-		}
+	switch {
+	case budget == 0:
+	case own:
+		a.context.deadline = a.began.Add(budget)
+		a.lapsed.Add(1)
+		timer := time.AfterFunc(budget, func() {
+			defer a.lapsed.Done()
+			a.expire(budget)
+		})
+		defer func() {
+			if !timer.Stop() {
+				a.lapsed.Wait()
+			}
+		}()
+	default:
+		a.context.deadline = a.began.Add(budget)
+		wd.deadlines.add(a)
+		defer wd.deadlines.remove(a)
 	}
-	if budget > 0 {
-		deadline := a.began.Add(budget)
-		// More than the call has, to say that it took too long.
-		_ = control.SetWriteDeadline(deadline.Add(lateAnswer))
-		ctx, cancel := context.WithCancelCause(r.Context())
-		defer cancel(nil)
-		r = r.WithContext(deadlineContext{ctx, deadline})
-		timer := time.AfterFunc(budget, func() { a.expire(budget, cancel) })
-		defer timer.Stop()
-	}
+	defer a.context.end(nil)
 	wd.call(a, r)
 }
 
@@ -242,15 +248,6 @@ func (wd *Watchdog) call(a *answer, r *http.Request) {
 	}()
 	wd.mode.ServeHTTP(a, r)
 }
-
-// deadlineContext is a context whose deadline is known to those who ask and
-// enforced by someone else, who may decide not to, as for a WebSocket.
-type deadlineContext struct {
-	context.Context
-	at time.Time
-}
-
-func (c deadlineContext) Deadline() (time.Time, bool) { return c.at, true }
 
 // timedBody lifts the connection's read deadline at the end of the body.
 type timedBody struct {

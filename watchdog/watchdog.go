@@ -70,6 +70,9 @@ type Watchdog struct {
 	mode    mode
 	calls   gate
 	metrics *metrics
+	access  accessLog
+
+	deadlines deadlines
 
 	draining atomic.Bool
 	ready    chan struct{} // closed when the mode can answer
@@ -100,6 +103,8 @@ func New(o Options) (*Watchdog, error) {
 		failed:  make(chan struct{}),
 	}
 	wd.calls.limit = o.MaxInflight
+	wd.access.w = o.Stderr
+	wd.deadlines.budget = o.budget()
 	var err error
 	if wd.mode, err = newMode(&wd.o); err != nil {
 		return nil, err
@@ -148,6 +153,7 @@ func (wd *Watchdog) Run(ctx context.Context) error {
 	}
 	unlock := wd.lock()
 	defer unlock()
+	defer wd.access.flush()
 
 	var background sync.WaitGroup
 	defer background.Wait()
