@@ -21,7 +21,9 @@
 // Bodies too large for a message lie in two object stores and travel by name.
 //
 // [Open] makes the streams and returns a [Queue], which submits and answers
-// questions; a [Worker] runs the calls; [NewAPI] is the HTTP side of both.
+// questions; a [Worker] runs the calls; [NewAPI] is the HTTP side of both. Where
+// the broker may be away when a program starts, [Connect], [New] and
+// [Queue.Run] do the same without waiting for it.
 package async
 
 import (
@@ -30,6 +32,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -119,8 +122,10 @@ func (noMeter) Submitted(string)                  {}
 func (noMeter) Processed(string)                  {}
 func (noMeter) Running(string, function.Ref, int) {}
 
-// timeout bounds one exchange with the broker.
-const timeout = 5 * time.Second
+const (
+	timeout    = 5 * time.Second        // of one exchange with the broker
+	reopenWait = 500 * time.Millisecond // before the streams are looked for again
+)
 
 // maxPending is how many documents of batches may be on their way to the
 // broker at once. Each batch bounds its own; this bounds nothing in practice.
@@ -133,16 +138,28 @@ type Queue struct {
 	nc *nats.Conn
 	js jetstream.JetStream
 
+	// Set before opened is closed.
 	calls, later, records, dead, callbacks, batches, results jetstream.Stream
 	requests, responses                                      jetstream.ObjectStore
 
+	opening sync.Mutex // held while the streams are made
+	opened  chan struct{}
 	indexes *indexes
 }
 
-// Open makes the streams where they are missing, adjusts those there are to o,
-// and returns the queue. Errors are fault.Unavailable if the broker cannot be
-// reached.
+// Open is [New], and returns once the queue is open. Errors are
+// fault.Unavailable if the broker cannot be reached.
 func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
+	q, err := New(nc, o)
+	if err != nil {
+		return nil, err
+	}
+	return q, q.open(ctx)
+}
+
+// New returns a queue whose broker may be away. Until [Queue.Run] has found the
+// broker, everything it is asked for fails with fault.Unavailable.
+func New(nc *nats.Conn, o Options) (*Queue, error) {
 	o.Replicas = cmp.Or(o.Replicas, 1)
 	o.MaxBacklog = cmp.Or(o.MaxBacklog, 1<<20)
 	o.MaxBytes = cmp.Or(o.MaxBytes, 10<<30)
@@ -164,7 +181,61 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the queue: %w", err)
 	}
-	q := &Queue{o: o, nc: nc, js: js, indexes: newIndexes()}
+	return &Queue{o: o, nc: nc, js: js, opened: make(chan struct{}), indexes: newIndexes()}, nil
+}
+
+// Opened returns a channel that is closed once the queue is open.
+func (q *Queue) Opened() <-chan struct{} { return q.opened }
+
+// ready returns nil once the queue is open, before that fault.Unavailable.
+func (q *Queue) ready() error {
+	select {
+	case <-q.opened:
+		return nil
+	default:
+		return fault.Unavailable.Errorf("the queue is unavailable: NATS has not answered yet")
+	}
+}
+
+// Run opens the queue as soon as the broker is there, and looks after it until
+// ctx ends: a broker that comes back without its files gets its streams again.
+// It returns nil.
+func (q *Queue) Run(ctx context.Context) error {
+	connected := q.nc.StatusChanged(nats.CONNECTED)
+	defer q.nc.RemoveStatusListener(connected)
+	said := false
+	for {
+		var again <-chan time.Time // nil: not before the next connection
+		if q.nc.IsConnected() {
+			switch err := q.open(ctx); {
+			case ctx.Err() != nil:
+				return nil
+			case err == nil:
+				said = false
+			case !said:
+				said = true
+				q.o.Log.Warn("the queue cannot be opened; trying again", "err", err)
+				fallthrough
+			default:
+				again = time.After(reopenWait)
+			}
+		}
+		select {
+		case <-connected:
+		case <-again:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// open makes the streams where they are missing, and adjusts those there are
+// to the options. It may be called again.
+func (q *Queue) open(ctx context.Context) error {
+	q.opening.Lock()
+	defer q.opening.Unlock()
+	o := q.o
+	first := q.ready() != nil
 	for _, s := range []struct {
 		stream *jetstream.Stream
 		config jetstream.StreamConfig
@@ -197,8 +268,12 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 		s.config.Storage = jetstream.FileStorage
 		s.config.Replicas = o.Replicas
 		s.config.AllowDirect = true
-		if *s.stream, err = q.openStream(ctx, s.config); err != nil {
-			return nil, unavailable(fmt.Errorf("open stream %s: %w", s.config.Name, err))
+		handle, err := q.openStream(ctx, s.config)
+		if err != nil {
+			return unavailable(fmt.Errorf("open stream %s: %w", s.config.Name, err))
+		}
+		if first { // a handle is only a name, so the first one stays good
+			*s.stream = handle
 		}
 	}
 	for _, b := range []struct {
@@ -209,11 +284,18 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Queue, error) {
 		{&q.responses, jetstream.ObjectStoreConfig{Bucket: responsesBucket, TTL: o.ResultAge}},
 	} {
 		b.config.Replicas = o.Replicas
-		if *b.bucket, err = q.openBucket(ctx, b.config); err != nil {
-			return nil, unavailable(fmt.Errorf("open object store %s: %w", b.config.Bucket, err))
+		handle, err := q.openBucket(ctx, b.config)
+		if err != nil {
+			return unavailable(fmt.Errorf("open object store %s: %w", b.config.Bucket, err))
+		}
+		if first {
+			*b.bucket = handle
 		}
 	}
-	return q, nil
+	if first {
+		close(q.opened)
+	}
+	return nil
 }
 
 // openStream returns a stream, which it makes or adjusts if need be. A stream

@@ -64,6 +64,12 @@ func rigOn(t testing.TB, nc *nats.Conn, functions http.HandlerFunc, adjust ...fu
 	if err != nil {
 		t.Fatal(err)
 	}
+	return rigWith(t, q, functions)
+}
+
+// rigWith returns a rig around q.
+func rigWith(t testing.TB, q *Queue, functions http.HandlerFunc) *rig {
+	t.Helper()
 	known := annotations{
 		"slowqueue": {function.AnnotationQueue: "slow"},
 		"badqueue":  {function.AnnotationQueue: "no good"},
@@ -99,7 +105,7 @@ func rigOn(t testing.TB, nc *nats.Conn, functions http.HandlerFunc, adjust ...fu
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
 	quick := DefaultPolicy()
 	quick.MinWait, quick.MaxWait, quick.Attempts = time.Millisecond, 5*time.Millisecond, 3
-	return &rig{Queue: q, t: t, nc: nc, url: server.URL, gateway: mux, quick: quick, options: WorkerOptions{
+	return &rig{Queue: q, t: t, nc: q.nc, url: server.URL, gateway: mux, quick: quick, options: WorkerOptions{
 		Name: "*", Gateway: web.InProcess(mux), URL: &url.URL{Scheme: "http", Host: "gateway"}, Queued: "X-Queued",
 		Policy: quick, Poll: 50 * time.Millisecond, Drain: 10 * time.Second, Callback: CallbackOptions{Policy: quick},
 	}}

@@ -97,10 +97,14 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) error {
 	if name == "" {
 		return fault.NotFound.Errorf("the path names neither a function nor a call")
 	}
-	switch {
-	case r.Method == http.MethodOptions:
+	if r.Method == http.MethodOptions {
 		preflight(w, r)
 		return nil
+	}
+	if err := a.q.ready(); err != nil {
+		return err
+	}
+	switch {
 	case r.Method == http.MethodPost && batch:
 		return a.submitBatch(w, r, name, rest)
 	case r.Method == http.MethodPost:
@@ -331,6 +335,9 @@ func (a *API) Routes() []Route {
 	route := func(method, path, action string, handle web.HandlerFunc) Route {
 		return Route{method, path, action, func(w http.ResponseWriter, r *http.Request) error {
 			if err := a.o.May(r.Context(), action, "", ""); err != nil {
+				return err
+			}
+			if err := a.q.ready(); err != nil {
 				return err
 			}
 			return handle(w, r)

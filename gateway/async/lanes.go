@@ -10,11 +10,12 @@ import (
 
 // Sizes of the scheduling.
 const (
-	quantum  = 64 // messages that are fetched for a function before it is the next one's turn
-	fetchers = 16 // functions that are fetched for at once
-	ackWait  = 30 * time.Second
-	maxHeld  = 4096            // calls of one function that all workers together hold
-	lingers  = 5 * time.Second // how long a function's consumer outlives its last message
+	quantum    = 64                     // messages that are fetched for a function before it is the next one's turn
+	fetchers   = 16                     // functions that are fetched for at once
+	fetchAgain = 200 * time.Millisecond // after a fetch that failed
+	ackWait    = 30 * time.Second
+	maxHeld    = 4096            // calls of one function that all workers together hold
+	lingers    = 5 * time.Second // how long a function's consumer outlives its last message
 )
 
 // A delivery is a call that a worker holds.
@@ -116,12 +117,16 @@ func (s *lanes) next() (*lane, int) {
 	return l, min(quantum, max(1, l.limit.max()-l.running)+l.ahead()-len(l.buffer))
 }
 
-// fetched takes what a fetch for l brought; full says that there may be more.
-func (s *lanes) fetched(l *lane, got []*delivery, full bool) {
+// fetched takes what a fetch for l brought; full says that there may be more,
+// failed that the fetch broke off and is to be repeated in a moment.
+func (s *lanes) fetched(l *lane, got []*delivery, full, failed bool) {
 	s.mu.Lock()
 	l.fetching = false
-	l.more = full || l.hinted
+	l.more = full || failed || l.hinted
 	l.buffer = append(l.buffer, got...)
+	if failed {
+		s.pause(l, fetchAgain)
+	}
 	s.want(l)
 	s.ready(l)
 	s.dispatch() // unlocks
@@ -186,13 +191,17 @@ func (s *lanes) refused(d *delivery) bool {
 		return false
 	}
 	l.buffer = append([]*delivery{d}, l.buffer...)
-	pause := l.limit.full(l.running)
-	if !l.paused {
-		l.paused = true
-		time.AfterFunc(pause, func() { s.resume(l) })
-	}
+	s.pause(l, l.limit.full(l.running))
 	s.dispatch()
 	return true
+}
+
+// pause lets l rest for a while. The caller holds mu.
+func (s *lanes) pause(l *lane, d time.Duration) {
+	if !l.paused {
+		l.paused = true
+		time.AfterFunc(d, func() { s.resume(l) })
+	}
 }
 
 func (s *lanes) resume(l *lane) {

@@ -28,6 +28,9 @@ func (q *Queue) Lookup(ctx context.Context, id string) (*Call, error) {
 }
 
 func (q *Queue) lookup(ctx context.Context, id string) (*Call, []byte, error) {
+	if err := q.ready(); err != nil {
+		return nil, nil, err
+	}
 	if isID(id) {
 		c, body, err := q.find(ctx, id)
 		if !isNotFound(err) {
@@ -216,6 +219,9 @@ func deleteMessage(ctx context.Context, s jetstream.Stream, seq uint64) error {
 
 // Backlog counts the calls that wait or run, by QUEUE.NAMESPACE.NAME.
 func (q *Queue) Backlog(ctx context.Context) (map[string]uint64, error) {
+	if err := q.ready(); err != nil {
+		return nil, err
+	}
 	info, err := q.calls.Info(ctx, jetstream.WithSubjectFilter(callsSubject+">"))
 	if err != nil {
 		return nil, unavailable(err)

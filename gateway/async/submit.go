@@ -43,6 +43,9 @@ type Submission struct {
 // fault.Unavailable where it cannot be stored, fault.TooLarge, and
 // fault.Invalid.
 func (q *Queue) Submit(ctx context.Context, s Submission) (id string, err error) {
+	if err := q.ready(); err != nil {
+		return "", err
+	}
 	if err := q.o.Room(); err != nil {
 		return "", err
 	}

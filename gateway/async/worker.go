@@ -78,18 +78,14 @@ func NewWorker(q *Queue, o WorkerOptions) *Worker {
 	return w
 }
 
-// Run works until ctx ends; then it starts no more calls, lets those that run
+// Run works from when the queue is open until ctx ends; then it starts no more calls, lets those that run
 // finish within WorkerOptions.Drain, gives back the others, and returns nil.
-// It must not be called twice. It returns an error if it cannot start.
+// It must not be called twice. It returns an error if the connection was
+// closed.
 func (w *Worker) Run(ctx context.Context) error {
-	info, err := w.q.calls.Info(ctx)
-	if ctx.Err() != nil {
+	if !w.look(ctx) {
 		return nil // told to stop before there was anything to do
 	}
-	if err != nil {
-		return unavailable(err)
-	}
-	w.first = info.State.LastSeq
 	running, cutOff := context.WithCancel(context.WithoutCancel(ctx))
 	defer cutOff()
 	w.ctx = running
@@ -129,6 +125,31 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer cancel()
 	_ = w.q.nc.FlushWithContext(flush) // acknowledgements that stay behind repeat their calls
 	return nil
+}
+
+// look notes which calls are there already, as soon as the queue can say. It
+// returns false if ctx ends before.
+func (w *Worker) look(ctx context.Context) bool {
+	select {
+	case <-w.q.Opened():
+	case <-ctx.Done():
+		return false
+	}
+	for {
+		info, err := w.q.calls.Info(ctx)
+		if err == nil {
+			w.first = info.State.LastSeq
+			return true
+		}
+		if ctx.Err() == nil {
+			w.log.Warn("the worker cannot look at the queue; trying again", "err", err)
+		}
+		select {
+		case <-time.After(w.o.Poll):
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
 
 // hinted is told of each call that a gateway accepts.
@@ -180,7 +201,7 @@ func (w *Worker) fetchAll() {
 			l.consumer = nil // made again by the next fetch
 			w.log.Debug("cannot fetch calls", "function", l.where, "err", err)
 		}
-		w.lanes.fetched(l, got, full)
+		w.lanes.fetched(l, got, full, err != nil)
 	}
 }
 
@@ -215,7 +236,6 @@ func (w *Worker) fetch(l *lane, n int) (got []*delivery, full bool, err error) {
 		}
 	}
 	if err := batch.Error(); err != nil {
-		// There may be more behind an error; discover looks later.
 		return got, false, err
 	}
 	return got, received == n, nil

@@ -217,7 +217,7 @@ func TestNoAcceptedCallIsLostWhileProcessesAreKilled(t *testing.T) {
 			"CONSERVATION_ROLE=gateway", "NATS=nats://" + natsAt, "LISTEN=" + gatewayAt, "FUNCTION=" + strings.TrimPrefix(fn.URL, "http://"),
 		}},
 		{t: t, name: "worker", args: []string{worker}, env: []string{
-			"nats_host=127.0.0.1", "nats_port=" + natsPort, "gateway_url=http://" + gatewayAt, "metrics_listen=none",
+			"nats_host=127.0.0.1", "nats_port=" + natsPort, "gateway_url=http://" + gatewayAt, "basic_auth=false", "metrics_listen=none",
 			fmt.Sprintf("max_inflight=%d", inflight), fmt.Sprintf("max_inflight_per_function=%d", inflight),
 			// Attempts fail only because processes die, so there are plenty.
 			"max_retry_attempts=1000", "initial_retry_wait=100ms", "max_retry_wait=1s",

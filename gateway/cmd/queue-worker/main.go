@@ -7,175 +7,137 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
-	"net/url"
 	"os"
 	"os/signal"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/graphene-faas/graphene/gateway/async"
-	"github.com/graphene-faas/graphene/gateway/invoke"
 	"github.com/graphene-faas/graphene/gateway/metrics"
 	"github.com/graphene-faas/graphene/internal/conf"
-	"github.com/graphene-faas/graphene/internal/fault"
-	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/web"
 )
 
-// config is what the environment says. The names are OpenFaaS's where OpenFaaS
-// has one.
-type config struct {
-	NatsHost       string            `env:"nats_host" envDefault:"nats" doc:"host of the NATS server, or a URL"`
-	NatsPort       int               `env:"nats_port" envDefault:"4222" doc:"port of the NATS server"`
-	Queue          string            `env:"queue_name" envDefault:"faas-request" doc:"queue to work on; * is every queue"`
-	Gateway        string            `env:"gateway_url" envDefault:"http://gateway:8080" doc:"where the gateway answers"`
-	MaxInflight    int               `env:"max_inflight" envDefault:"256" doc:"calls that run at once"`
-	MaxPerFunction int               `env:"max_inflight_per_function" envDefault:"100" doc:"calls of one function that run at once"`
-	Attempts       int               `env:"max_retry_attempts" envDefault:"10" doc:"tries of a call, unless its function's annotations say otherwise"`
-	MinWait        function.Duration `env:"initial_retry_wait" envDefault:"10s" doc:"shortest wait before the next try"`
-	MaxWait        function.Duration `env:"max_retry_wait" envDefault:"120s" doc:"longest wait before the next try"`
-	Codes          string            `env:"retry_http_codes" envDefault:"408,429,500,502,503,504" doc:"answers of functions that are tried again"`
-	Backoff        async.Jitter      `env:"backoff" envDefault:"equal" doc:"how waits are spread: exponential, full or equal"`
-	Drain          function.Duration `env:"drain_timeout" envDefault:"60s" doc:"longest time calls may go on after SIGTERM"`
-	CallbackPermit string            `env:"callback_permit" doc:"private networks that callbacks may go to, separated by commas"`
-	CallbackSecret string            `env:"callback_secret_file" doc:"file with the secret that signs callbacks"`
-	MetricsListen  string            `env:"metrics_listen" envDefault:":8081" doc:"address of metrics and health; none serves none"`
-	Debug          bool              `env:"debug" envDefault:"false" doc:"log more"`
-}
+// version is that of the release; the linker sets it.
+var version = "dev"
 
 func main() {
-	if len(os.Args) > 1 {
+	show := flag.Bool("version", false, "print the version and exit")
+	flag.Usage = func() {
+		fmt.Fprintln(flag.CommandLine.Output(), "queue-worker takes its settings from the environment:")
 		for _, f := range conf.Fields[config]() {
-			fmt.Printf("%-26s %s (default %q)\n", f.Env, f.Doc, f.Default)
+			fmt.Fprintf(flag.CommandLine.Output(), "  %-26s %s (default %q)\n", f.Env, f.Doc, f.Default)
 		}
+	}
+	flag.Parse()
+	if *show {
+		fmt.Println("queue-worker", version)
 		return
 	}
-	if err := run(); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Environ(), os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "queue-worker:", err)
 		os.Exit(1)
 	}
 }
 
-func run() error {
-	c, err := conf.Read[config](os.Environ())
+// run works until ctx ends and the calls that run then are done.
+func run(ctx context.Context, environ []string, logs io.Writer) error {
+	c, err := conf.Read[config](environ)
 	if err != nil {
 		return err
 	}
-	level := slog.LevelInfo
-	if c.Debug {
-		level = slog.LevelDebug
+	log, err := c.logger(logs)
+	if err != nil {
+		return err
 	}
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-
 	options, err := c.worker()
 	if err != nil {
 		return err
 	}
-	counted := metrics.NewQueue()
-	nc, err := nats.Connect(c.natsURL(), nats.Name("queue-worker"), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
-		nats.ReconnectWait(250*time.Millisecond), nats.ReconnectHandler(func(*nats.Conn) { counted.Reconnected() }))
-	if err != nil {
-		return fmt.Errorf("connect to NATS: %w", err)
+	var status net.Listener
+	if c.MetricsListen != "none" {
+		if status, err = net.Listen("tcp", c.MetricsListen); err != nil {
+			return fmt.Errorf("metrics_listen: %w", err)
+		}
+		defer status.Close()
 	}
-	defer nc.Close()
-	q, err := async.Open(ctx, nc, async.Options{Existing: true, Meter: counted, Log: log})
+	counted := metrics.NewQueue()
+	nc, err := async.Connect(async.ConnectOptions{
+		URL: c.natsURL(), Name: "queue-worker", Login: c.Login, Reconnected: counted.Reconnected, Log: log,
+	})
 	if err != nil {
 		return err
 	}
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return async.NewWorker(q, options).Run(ctx) })
-	if c.MetricsListen != "none" {
-		ln, err := net.Listen("tcp", c.MetricsListen)
-		if err != nil {
-			return err
-		}
-		group.Go(func() error { return web.Serve(ctx, ln, status(nc, counted), web.ServeOptions{Log: log}) })
+	defer nc.Close()
+	q, err := async.New(nc, async.Options{Existing: true, Meter: counted, Log: log})
+	if err != nil {
+		return err
 	}
-	log.Info("working", "queue", c.Queue, "gateway", c.Gateway)
-	return group.Wait()
+	log.Info("queue worker starts", "version", version, "queue", c.Queue, "gateway", c.Gateway)
+
+	// The queue and the status stay until the last call is done.
+	behind, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan error, 2)
+	running := 1
+	go func() { ended <- q.Run(behind) }()
+	if status != nil {
+		running++
+		go func() {
+			ended <- web.Serve(behind, status, routes(nc, q, counted), web.ServeOptions{Drain: time.Second, Log: log})
+		}()
+	}
+	err = async.NewWorker(q, options).Run(ctx)
+	log.Info("queue worker stops", "err", err)
+	stop()
+	for range running {
+		err = errors.Join(err, <-ended)
+	}
+	return err
 }
 
-// status answers Prometheus, and whoever asks whether the worker is well.
-func status(nc *nats.Conn, counted *metrics.Queue) http.Handler {
+// logger returns the log that c asks for.
+func (c config) logger(w io.Writer) (*slog.Logger, error) {
+	level := c.LogLevel
+	if c.Debug {
+		level = slog.LevelDebug
+	}
+	options := &slog.HandlerOptions{Level: level}
+	switch c.LogFormat {
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	}
+	return nil, errLogFormat(c.LogFormat)
+}
+
+// routes answers Prometheus, and whoever asks whether the worker is well. A
+// worker without NATS is not ready, and healthy all the same: it waits.
+func routes(nc *nats.Conn, q *async.Queue, counted *metrics.Queue) http.Handler {
 	m := metrics.New(nil)
 	m.AddQueue(counted, func(context.Context) ([]metrics.QueueState, error) { return nil, nil }) // the gateway tells
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", m.Handler())
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		if !nc.IsConnected() {
-			http.Error(w, "not connected to NATS", http.StatusServiceUnavailable)
+	mux.HandleFunc("GET /healthz", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case <-q.Opened():
+			if nc.IsConnected() {
+				return
+			}
+		default:
 		}
+		http.Error(w, "not connected to NATS, or the gateway has not made the queue yet", http.StatusServiceUnavailable)
 	})
 	return mux
-}
-
-func (c config) natsURL() string {
-	if strings.Contains(c.NatsHost, "://") {
-		return c.NatsHost
-	}
-	return "nats://" + net.JoinHostPort(c.NatsHost, strconv.Itoa(c.NatsPort))
-}
-
-// worker returns the options that c stands for.
-func (c config) worker() (async.WorkerOptions, error) {
-	var problems []error
-	gateway, err := url.Parse(strings.TrimRight(c.Gateway, "/"))
-	if err != nil || gateway.Host == "" {
-		problems = append(problems, fault.Invalid.Errorf("gateway_url is %q, want a URL such as http://gateway:8080", c.Gateway))
-	}
-	o := async.WorkerOptions{
-		Name:   c.Queue,
-		URL:    gateway,
-		Queued: invoke.HeaderQueued,
-		Gateway: &http.Transport{
-			MaxIdleConnsPerHost: c.MaxInflight,
-			DisableCompression:  true, // answers are kept as they come
-		},
-		MaxInflight:    c.MaxInflight,
-		MaxPerFunction: c.MaxPerFunction,
-		Drain:          c.Drain.Std(),
-		Policy:         async.Policy{Attempts: c.Attempts, MinWait: c.MinWait.Std(), MaxWait: c.MaxWait.Std(), Jitter: c.Backoff},
-	}
-	for text := range strings.SplitSeq(c.Codes, ",") {
-		code, err := strconv.Atoi(strings.TrimSpace(text))
-		if err != nil {
-			problems = append(problems, fault.Invalid.Errorf("retry_http_codes is %q, want numbers separated by commas", c.Codes))
-			break
-		}
-		o.Policy.Codes = append(o.Policy.Codes, code)
-	}
-	if gateway != nil {
-		o.Callback.Gateways = []string{gateway.Host, "gateway:8080", "gateway.openfaas:8080"}
-	}
-	for text := range strings.SplitSeq(c.CallbackPermit, ",") {
-		if text = strings.TrimSpace(text); text == "" {
-			continue
-		}
-		prefix, err := netip.ParsePrefix(text)
-		if err != nil {
-			problems = append(problems, fault.Invalid.Errorf("callback_permit names %q, want a network such as 10.0.0.0/8", text))
-			continue
-		}
-		o.Callback.Permit = append(o.Callback.Permit, prefix)
-	}
-	if c.CallbackSecret != "" {
-		secret, err := os.ReadFile(c.CallbackSecret)
-		if err != nil {
-			problems = append(problems, fmt.Errorf("read the secret that signs callbacks: %w", err))
-		}
-		o.Callback.Secret = []byte(strings.TrimSpace(string(secret)))
-	}
-	return o, errors.Join(problems...)
 }
