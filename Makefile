@@ -7,12 +7,15 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 TOOL    := $(GO) tool -modfile=tools.mod
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test race fuzz soak bench lint generate check help
+.PHONY: all build images demo test race fuzz soak bench lint generate check help
 
 all: build lint test ## build, lint and test
 
 build: ## build bin/graphene and bin/fwatchdog
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cli/cmd/graphene ./watchdog/cmd/fwatchdog
+
+images: ## build bin/images, and push to PUSH=REGISTRY/PREFIX; ONLY=NAME,... for some
+	$(GO) run ./cli/cmd/images -version $(VERSION) -commit $(COMMIT) -push '$(PUSH)' -only '$(ONLY)'
 
 demo: build ## start a platform, deploy the examples, call them, stay up until Ctrl-C
 	$(GO) run ./test/demo -graphene bin/graphene

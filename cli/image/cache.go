@@ -21,6 +21,9 @@ const unusedFor = 30 * 24 * time.Hour
 //	deps/KEY/{root,layer.json}   installed Python packages, by what was asked for
 //	built/KEY/                   handler directories after their build.py
 //	docker/NAME.tar              the last image a container tool made of a function
+//	bases/ALGORITHM-HEX          manifests, configurations and layers of base images, by digest
+//	bases/ref-KEY                the digest that a tag of a base image meant last
+//	pushed/KEY                   a repository that has a layer, by registry and layer
 //	tmp/                         work in progress
 //
 // Entries appear by rename, whole or not at all, so builds may share a cache
@@ -36,7 +39,7 @@ func openCache(dir string) (cache, error) {
 		return cache{}, fmt.Errorf("find the cache directory: %w", err)
 	}
 	c := cache{dir}
-	for _, sub := range []string{"layers", "deps", "built", "docker", "tmp"} {
+	for _, sub := range []string{"layers", "deps", "built", "docker", "bases", "pushed", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return cache{}, fmt.Errorf("make the cache directory: %w", err)
 		}

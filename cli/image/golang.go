@@ -44,6 +44,10 @@ func (b *build) buildGo(ctx context.Context) (v1.Image, error) {
 	if target.OS == "" {
 		target = function.Target{OS: runtime.GOOS, Arch: runtime.GOARCH}
 	}
+	on, err := b.goBase(ctx, target)
+	if err != nil {
+		return nil, err
+	}
 	module := filepath.Join(b.work, "module")
 	if err := b.layOutModule(module); err != nil {
 		return nil, err
@@ -67,7 +71,20 @@ func (b *build) buildGo(ctx context.Context) (v1.Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return b.assemble(layers, target, []string{"./handler"}, map[string]string{})
+	return b.assemble(on, layers, target, []string{"./handler"}, map[string]string{})
+}
+
+// goBase returns what a Go function is put on; nil is nothing. It needs no
+// watchdog of its own, but certificate authorities and /tmp.
+func (b *build) goBase(ctx context.Context, target function.Target) (*base, error) {
+	if b.WatchdogImage == "" {
+		return nil, nil
+	}
+	dog, err := b.base(ctx, b.WatchdogImage, target)
+	if err != nil {
+		return nil, err
+	}
+	return dog.withoutProgram()
 }
 
 // layersOf makes one layer of each tree.

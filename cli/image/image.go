@@ -19,7 +19,9 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"net/http"
 	"slices"
+	"strconv"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -79,6 +81,15 @@ type Options struct {
 	// Target is the machine to build for; the zero Target is this one, with
 	// Python's interpreter where that matters.
 	Target function.Target
+	// PythonImage is what a Python function's layers are put on, together with
+	// the watchdog of WatchdogImage; a Go function's are put on what is below
+	// the watchdog in that image. Where they are empty there is no base, and
+	// only a platform with an interpreter and a watchdog of its own can run
+	// the image.
+	PythonImage, WatchdogImage string
+	// Transport carries requests to the registries of those; nil means the
+	// network.
+	Transport http.RoundTripper
 	// Python is the interpreter that installs, checks and compiles: a path or
 	// a name in PATH; "python3" if empty.
 	Python string
@@ -169,10 +180,41 @@ func newBuild(o Options) (*build, error) {
 
 func (b *build) close() { removeTemp(b.work) }
 
-// assemble puts layers and configuration together.
-func (b *build) assemble(layers []v1.Layer, target function.Target, entrypoint []string, env map[string]string) (v1.Image, error) {
+// assemble puts a function's layers on a base, nil for none, and adds the
+// configuration.
+func (b *build) assemble(on *base, layers []v1.Layer, target function.Target, entrypoint []string, env map[string]string) (v1.Image, error) {
+	maps.Copy(env, b.Env)
+	return assembleImage(on, layers, func(cfg *v1.ConfigFile) {
+		cfg.OS, cfg.Architecture = target.OS, target.Arch
+		cfg.Config = v1.Config{
+			WorkingDir: "/" + home,
+			User:       userID,
+			Entrypoint: entrypoint,
+			Labels:     b.labels("layers", target),
+		}
+		if on != nil {
+			cfg.Config.Env = on.environ(env)
+			cfg.Config.Labels[function.ImageBaseLayers] = strconv.Itoa(len(on.layers))
+			cfg.Config.Labels[function.ImageBaseEnv] = strconv.Itoa(len(cfg.Config.Env))
+		}
+		for _, name := range slices.Sorted(maps.Keys(env)) {
+			cfg.Config.Env = append(cfg.Config.Env, name+"="+env[name])
+		}
+	})
+}
+
+// assembleImage puts layers on a base, nil for none, into an OCI image whose
+// configuration is what configure makes of it.
+func assembleImage(on *base, layers []v1.Layer, configure func(*v1.ConfigFile)) (v1.Image, error) {
 	img := mutate.MediaType(empty.Image, types.OCIManifestSchema1)
 	img = mutate.ConfigMediaType(img, types.OCIConfigJSON)
+	if on != nil {
+		layers = slices.Concat(on.layers, layers)
+		img = mutate.Annotations(img, map[string]string{
+			"org.opencontainers.image.base.name":   on.ref.Name(),
+			"org.opencontainers.image.base.digest": on.digest.String(),
+		}).(v1.Image)
+	}
 	for _, l := range layers {
 		var err error
 		img, err = mutate.Append(img, mutate.Addendum{
@@ -189,15 +231,7 @@ func (b *build) assemble(layers []v1.Layer, target function.Target, entrypoint [
 	}
 	cfg = cfg.DeepCopy()
 	cfg.Created = v1.Time{Time: epoch}
-	cfg.OS, cfg.Architecture = target.OS, target.Arch
-	cfg.Config.WorkingDir = "/" + home
-	cfg.Config.User = userID
-	cfg.Config.Entrypoint = entrypoint
-	maps.Copy(env, b.Env)
-	for _, name := range slices.Sorted(maps.Keys(env)) {
-		cfg.Config.Env = append(cfg.Config.Env, name+"="+env[name])
-	}
-	cfg.Config.Labels = b.labels("layers", target)
+	configure(cfg)
 	img, err = mutate.ConfigFile(img, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("write the configuration: %w", err)

@@ -170,6 +170,8 @@ func newFile(t tree, p string, d fs.DirEntry) (file, error) {
 func (f file) header() *tar.Header {
 	h := &tar.Header{Name: f.name, ModTime: epoch, Format: tar.FormatPAX}
 	switch {
+	case f.mode.IsDir() && f.mode&fs.ModeSticky != 0: // /tmp
+		h.Typeflag, h.Mode = tar.TypeDir, 0o1777
 	case f.mode.IsDir():
 		h.Typeflag, h.Mode = tar.TypeDir, 0o755
 	case f.link != "":

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -49,6 +50,10 @@ type PushOptions struct {
 	// Username and Password are for basic authentication. If both are empty,
 	// what "docker login" and its like have stored for the registry is used.
 	Username, Password string
+	// CacheDir is that of the builds. It remembers where in a registry layers
+	// are, so that another repository there takes them from the first; empty
+	// remembers nothing.
+	CacheDir string
 	// Transport carries the requests; nil means the network.
 	Transport http.RoundTripper
 	// Progress is told how many bytes are sent; nil is silent.
@@ -56,42 +61,124 @@ type PushOptions struct {
 }
 
 // Push sends to ref what the registry does not have of img: it asks for each
-// layer first. The manifest goes last, so a push that fails or is cancelled
-// leaves what ref meant before. Refusals have the kinds of package fault:
-// Unauthenticated, Denied, TooLarge, Storage; Unavailable is a registry that
-// does not answer.
+// layer first, and has the registry take those of a base image or of an
+// earlier push from where they are. The manifest goes last, so a push that
+// fails or is cancelled leaves what ref meant before. Refusals have the kinds
+// of package fault: Unauthenticated, Denied, TooLarge, Storage; Unavailable is
+// a registry that does not answer.
 func Push(ctx context.Context, img v1.Image, ref name.Reference, o PushOptions) error {
-	options := []remote.Option{remote.WithContext(ctx)}
+	login := keychain()
 	if o.Username != "" || o.Password != "" {
-		options = append(options, remote.WithAuth(&authn.Basic{Username: o.Username, Password: o.Password}))
-	} else {
-		options = append(options, remote.WithAuthFromKeychain(authn.DefaultKeychain))
+		login = remote.WithAuth(&authn.Basic{Username: o.Username, Password: o.Password})
 	}
-	if o.Transport != nil {
-		options = append(options, remote.WithTransport(o.Transport))
+	options := remoteOptions(ctx, login, o.Transport)
+	memory := pushed{repo: ref.Context()}
+	if o.CacheDir != "" {
+		var err error
+		if memory.cache, err = openCache(o.CacheDir); err != nil {
+			return err
+		}
+		img = located{img, memory}
 	}
-	if o.Progress != nil {
-		o.Progress.Step("push " + ref.String())
+	err := send(ctx, ref, o.Progress, func(progress ...remote.Option) error {
+		return remote.Write(ref, img, append(options, progress...)...)
+	})
+	if err != nil || o.CacheDir == "" {
+		return err
+	}
+	return memory.record(img)
+}
+
+// send has write send something to ref, and shows how far it is.
+func send(ctx context.Context, ref name.Reference, p Progress, write func(...remote.Option) error) error {
+	var options []remote.Option
+	if p != nil {
+		p.Step("push " + ref.String())
 		updates := make(chan v1.Update)
 		shown := make(chan struct{})
 		go func() {
 			defer close(shown)
 			for u := range updates {
 				if u.Error == nil {
-					o.Progress.Update(u.Complete, u.Total)
+					p.Update(u.Complete, u.Total)
 				}
 			}
 		}()
-		defer func() { <-shown }() // remote.Write closes updates before it returns
+		defer func() { <-shown }() // the writer closes updates before it returns
 		options = append(options, remote.WithProgress(updates))
 	}
-	if err := remote.Write(ref, img, options...); err != nil {
+	if err := write(options...); err != nil {
 		if ctx.Err() != nil {
 			return fmt.Errorf("push %s: %w", ref, context.Cause(ctx))
 		}
 		return refusal(ref, err)
 	}
 	return nil
+}
+
+// pushed remembers in which repository of a registry a layer is.
+type pushed struct {
+	cache cache
+	repo  name.Repository
+}
+
+func (p pushed) entry(layer v1.Hash) string { return hashOf(p.repo.RegistryStr(), layer.String()) }
+
+// record notes that the repository has img's layers.
+func (p pushed) record(img v1.Image) error {
+	manifest, err := img.Manifest()
+	if err != nil {
+		return err
+	}
+	for _, layer := range manifest.Layers {
+		name := p.cache.path("pushed", p.entry(layer.Digest))
+		if err := os.WriteFile(name, []byte(p.repo.RepositoryStr()), 0o644); err != nil {
+			return fmt.Errorf("remember where layers are: %w", err)
+		}
+	}
+	return nil
+}
+
+// located is an image whose layers say where else in the registry they are.
+type located struct {
+	v1.Image
+	pushed pushed
+}
+
+func (l located) Layers() ([]v1.Layer, error) {
+	layers, err := l.Image.Layers()
+	if err != nil {
+		return nil, err
+	}
+	for i, layer := range layers {
+		if layers[i], err = l.pushed.locate(layer); err != nil {
+			return nil, err
+		}
+	}
+	return layers, nil
+}
+
+// locate returns layer so that the registry is asked to take it from another
+// repository, if one is known that has it. A registry that does not have it
+// there any more gets its bytes.
+func (p pushed) locate(layer v1.Layer) (v1.Layer, error) {
+	if m, ok := layer.(*remote.MountableLayer); ok && m.Reference.Context().RegistryStr() == p.repo.RegistryStr() {
+		return layer, nil // of a base image in the same registry
+	}
+	digest, err := layer.Digest()
+	if err != nil {
+		return nil, err
+	}
+	where, err := os.ReadFile(p.cache.path("pushed", p.entry(digest)))
+	if err != nil || string(where) == p.repo.RepositoryStr() {
+		return layer, nil
+	}
+	p.cache.use("pushed", p.entry(digest))
+	from, err := name.NewRepository(p.repo.RegistryStr() + "/" + string(where))
+	if err != nil {
+		return layer, nil // a damaged note
+	}
+	return &remote.MountableLayer{Layer: layer, Reference: from.Digest(digest.String())}, nil
 }
 
 // refusal gives a registry's error its kind.

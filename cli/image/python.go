@@ -93,6 +93,10 @@ func (p *pythonBuild) built(ctx context.Context) (*dependencies, error) {
 }
 
 func (p *pythonBuild) run(ctx context.Context) (v1.Image, error) {
+	on, err := p.pythonBase(ctx) // before anything that takes long
+	if err != nil {
+		return nil, err
+	}
 	deps, err := p.built(ctx)
 	if err != nil {
 		return nil, err
@@ -122,7 +126,7 @@ func (p *pythonBuild) run(ctx context.Context) (v1.Image, error) {
 		}
 		layers = append([]v1.Layer{first}, layers...)
 	}
-	return p.assemble(layers, p.target, []string{"fwatchdog"}, map[string]string{
+	return p.assemble(on, layers, p.target, []string{"fwatchdog"}, map[string]string{
 		"PYTHONPATH": "python",
 		"fprocess":   defaultFProcess,
 		"mode":       "pool",

@@ -113,6 +113,12 @@ const (
 	ImageBuilder = "com.graphene.builder" // "layers"
 	ImageLang    = "com.graphene.lang"    // the template's name
 	ImageTarget  = "com.graphene.target"  // what [Target.String] returns
+
+	// An image for a cluster has a base, which a platform with an interpreter
+	// and a watchdog of its own has no use for: so many of the first layers,
+	// and of the first variables of the environment.
+	ImageBaseLayers = "com.graphene.base.layers"
+	ImageBaseEnv    = "com.graphene.base.env"
 )
 
 var _ fmt.Stringer = Ref{}
