@@ -32,8 +32,9 @@ import (
 const password = "open sesame"
 
 // startPlatform serves a real gateway and a real provider over a runtime that
-// pretends, until stop is called. Its functions answer what they are asked.
-func startPlatform(ctx context.Context, dir string) (url string, stop func(), err error) {
+// pretends, until stop is called. Its functions answer what they are asked. It
+// is an embedded platform unless builds says how a cluster's images are made.
+func startPlatform(ctx context.Context, dir string, builds function.Builds) (url string, stop func(), err error) {
 	replicas := httptest.NewUnstartedServer(http.HandlerFunc(answer))
 	socket := filepath.Join(dir, "s")
 	if replicas.Listener, err = net.Listen("unix", socket); err != nil {
@@ -64,12 +65,17 @@ func startPlatform(ctx context.Context, dir string) (url string, stop func(), er
 		replicas.Close()
 		return "", nil, err
 	}
+	var own http.Handler
+	if builds == (function.Builds{}) {
+		own = registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	}
 	front := gateway.New(gateway.Options{
 		Queue:         calls.Queue,
 		Listener:      listener,
 		Provider:      web.InProcess(functions.Handler()),
 		Authenticator: auth.NewBasic("admin", password),
-		Registry:      registry.New(registry.Logger(log.New(io.Discard, "", 0))),
+		Registry:      own,
+		Builds:        builds,
 		Version:       version,
 		Target:        func(context.Context) (function.Target, error) { return python.Target, nil },
 		Log:           discard(),

@@ -20,6 +20,7 @@ import (
 	"github.com/graphene-faas/graphene"
 	"github.com/graphene-faas/graphene/cli"
 	"github.com/graphene-faas/graphene/cli/logins"
+	"github.com/graphene-faas/graphene/internal/function"
 )
 
 func TestMain(m *testing.M) {
@@ -52,6 +53,9 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // TestScripts runs the sessions in testdata/script. Each has a platform of its
 // own at $OPENFAAS_URL, and is logged in to it.
 //
+//	cluster [registry]        goes on with a platform that is a cluster, logged in to it;
+//	                          its images are in $REGISTRY, where it names that for those
+//	                          without a host if it is told to
 //	code N graphene …         runs a command that must end with exit code N
 //	mkprogress FILE IN KEY    writes the file by which a batch of echo is continued
 //	until REGEXP graphene …   repeats a command until what it prints matches
@@ -64,6 +68,7 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		Setup:               func(env *testscript.Env) error { return setUp(ctx, env) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"cluster":    useCluster,
 			"code":       exitsWith,
 			"until":      until,
 			"mkprogress": makeProgress,
@@ -78,7 +83,7 @@ func setUp(ctx context.Context, env *testscript.Env) error {
 		return err
 	}
 	env.Defer(func() { os.RemoveAll(short) })
-	url, stop, err := startPlatform(ctx, short)
+	url, stop, err := startPlatform(ctx, short, function.Builds{})
 	if err != nil {
 		return err
 	}

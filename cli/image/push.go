@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/function"
 )
 
 // ResolveRef returns the place in a registry that an image's name means. A
@@ -42,6 +43,50 @@ func ResolveRef(image, gateway string) (name.Reference, error) {
 		return nil, fault.Invalid.Errorf("image name %q: %w", image, err)
 	}
 	return ref, nil
+}
+
+// noHost stands for the registry of a name that has none.
+const noHost = "none.invalid"
+
+// Resolve is ResolveRef for a platform that says b of itself: a name without a
+// host means its own registry, or the one it names, and is fault.Invalid if
+// there is neither.
+func Resolve(image, gateway string, b function.Builds) (name.Reference, error) {
+	if b.OwnRegistry {
+		return ResolveRef(image, gateway)
+	}
+	ref, err := name.ParseReference(image, name.WithDefaultRegistry(noHost))
+	if err != nil {
+		return nil, fault.Invalid.Errorf("image name %q: %w", image, err)
+	}
+	switch {
+	case ref.Context().RegistryStr() != noHost:
+		ref, err = name.ParseReference(image)
+	case b.Registry == "":
+		return nil, fault.Invalid.Errorf("image name %q has no host, and the platform at %s names no registry for such: write one, as in registry.example.com/%s, or have the platform's build_registry set", image, gateway, image)
+	default:
+		image = strings.TrimSuffix(b.Registry, "/") + "/" + image
+		ref, err = name.ParseReference(image)
+	}
+	if err != nil {
+		return nil, fault.Invalid.Errorf("image name %q: %w", image, err)
+	}
+	return ref, nil
+}
+
+// HasHost reports whether the name of an image says in which registry it is.
+func HasHost(image string) bool {
+	ref, err := name.ParseReference(image, name.WithDefaultRegistry(noHost))
+	return err == nil && ref.Context().RegistryStr() != noHost
+}
+
+// Pinned returns the name of an image that was pushed to ref, such that it will
+// always mean that image.
+func Pinned(ref name.Reference, digest v1.Hash) string {
+	if tag, ok := ref.(name.Tag); ok {
+		return tag.Name() + "@" + digest.String()
+	}
+	return ref.Name()
 }
 
 // PushOptions say how to push. The zero value pushes with the credentials of

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -169,6 +171,9 @@ func (s *images) unpack(ctx context.Context, digest string, img v1.Image, config
 	if err != nil {
 		return fmt.Errorf("list layers: %w", err)
 	}
+	if layers, config.Env, err = withoutBase(layers, config); err != nil {
+		return err
+	}
 	u, err := newUnpacker(root, s.maxSize, foreign(config))
 	if err != nil {
 		return err
@@ -199,6 +204,26 @@ func (s *images) unpack(ctx context.Context, digest string, img v1.Image, config
 		return err
 	}
 	return syncDir(s.dir)
+}
+
+// withoutBase returns the layers and the environment that an image of the
+// layers builder has beside those of its base: interpreter and watchdog in it
+// are for clusters, and here are others.
+func withoutBase(layers []v1.Layer, c v1.Config) (rest []v1.Layer, env []string, err error) {
+	rest, env = layers, c.Env
+	if foreign(c) {
+		return rest, env, nil
+	}
+	ofBase := func(label string, most int) int {
+		n, e := strconv.Atoi(cmp.Or(c.Labels[label], "0"))
+		if e != nil || n < 0 || n > most {
+			n, err = 0, fault.Invalid.Errorf("its label %s is %q, want a number up to %d", label, c.Labels[label], most)
+		}
+		return n
+	}
+	rest = rest[ofBase(function.ImageBaseLayers, len(rest)):]
+	env = env[ofBase(function.ImageBaseEnv, len(env)):]
+	return rest, env, err
 }
 
 // open returns an image that has been unpacked, or fault.NotFound.

@@ -26,6 +26,7 @@ import (
 // buildOptions are the flags of every command that builds.
 type buildOptions struct {
 	target    string
+	builds    function.Builds // the images of the flags only
 	noCache   bool
 	buildArgs []string
 	parallel  int
@@ -37,6 +38,8 @@ type buildOptions struct {
 func (o *buildOptions) addFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&o.target, "target", "", "machine to build for: os/arch, or os/arch/python/libc such as linux/amd64/cp311/glibc")
+	flags.StringVar(&o.builds.PythonImage, "python-image", "", "base image for Python functions (default: what the gateway says)")
+	flags.StringVar(&o.builds.WatchdogImage, "watchdog-image", "", "image to take the watchdog from (default: what the gateway says)")
 	flags.BoolVar(&o.noCache, "no-cache", false, "make everything again")
 	flags.StringArrayVarP(&o.buildArgs, "build-arg", "b", nil, "NAME=VALUE for a Dockerfile; may be repeated")
 	flags.IntVar(&o.parallel, "parallel", 1, "number of functions to build at once")
@@ -59,7 +62,8 @@ handler whose template brings a Dockerfile is built by docker, podman, buildah
 or nerdctl, whichever is installed.
 
 Images are built for this machine unless --target names another. "graphene up"
-and "graphene push" build for the machine that the gateway reports.`,
+and "graphene push" build for the platform that the gateway reports: for its
+machine, and on its base images if it is a cluster.`,
 		Example: `  graphene build
   graphene build wine --target linux/arm64/cp311/glibc
   graphene build --filter 'hel*' --parallel 2`,
@@ -80,7 +84,8 @@ func runBuild(ctx context.Context, f *command.Factory, o buildOptions, names []s
 	if err != nil {
 		return err
 	}
-	if b.target, err = o.parseTarget(); err != nil {
+	b.platform.builds = o.builds
+	if b.platform.target, err = o.parseTarget(); err != nil {
 		return err
 	}
 	return b.all(ctx, functions, func(ctx context.Context, task *term.Task, fn stack.Function) (string, error) {
@@ -112,13 +117,13 @@ func (o buildOptions) parseTarget() (function.Target, error) {
 
 // A builder builds the functions of one stack file.
 type builder struct {
-	f      *command.Factory
-	o      buildOptions
-	file   command.StackFile
-	cache  string
-	args   map[string]string
-	target function.Target // zero is this machine
-	board  *term.Board
+	f        *command.Factory
+	o        buildOptions
+	file     command.StackFile
+	cache    string
+	args     map[string]string
+	platform platform
+	board    *term.Board
 }
 
 func newBuilder(f *command.Factory, o buildOptions, file command.StackFile) (*builder, error) {
@@ -165,9 +170,9 @@ func (b *builder) all(ctx context.Context, functions []stack.Function, do func(c
 // A built image is ready to be pushed.
 type built struct {
 	image.Info
-	// push sends the image to the place that name means for the platform at
-	// gateway.
-	push func(ctx context.Context, name, gateway string, o image.PushOptions) error
+	// push sends the image to the registry that name means on p, and returns
+	// the name that p is to run it by.
+	push func(ctx context.Context, name string, p platform, o image.PushOptions) (string, error)
 }
 
 // options returns what package image wants to know of a function.
@@ -191,7 +196,10 @@ func (b *builder) options(ctx context.Context, task *term.Task, fn stack.Functio
 		Runtime:       t.Runtime,
 		Sources:       b.f.Sources,
 		HandlerFolder: t.Config.HandlerFolder,
-		Target:        b.target,
+		Target:        b.platform.target,
+		PythonImage:   b.platform.builds.PythonImage,
+		WatchdogImage: b.platform.builds.WatchdogImage,
+		Transport:     b.f.RegistryTransport(),
 		Python:        b.interpreter(ctx, t.Kind),
 		PipArgs:       b.o.pipArgs,
 		BuildArgs:     b.buildArgs(fn, t.Config.BuildOptions),
@@ -215,6 +223,9 @@ func (b *builder) build(ctx context.Context, task *term.Task, fn stack.Function)
 	if err != nil {
 		return built{}, err
 	}
+	if err := b.platform.canRun(o.Kind); err != nil {
+		return built{}, fmt.Errorf("build %s: %w", fn.Name, err)
+	}
 	img, err := image.Build(ctx, o)
 	if err != nil {
 		return built{}, err
@@ -223,12 +234,15 @@ func (b *builder) build(ctx context.Context, task *term.Task, fn stack.Function)
 	if err != nil {
 		return built{}, fmt.Errorf("build %s: %w", fn.Name, err)
 	}
-	return built{Info: info, push: func(ctx context.Context, name, gateway string, o image.PushOptions) error {
-		ref, err := image.ResolveRef(name, gateway)
+	return built{Info: info, push: func(ctx context.Context, name string, p platform, o image.PushOptions) (string, error) {
+		ref, err := image.Resolve(name, p.gateway, p.builds)
 		if err != nil {
-			return err
+			return "", err
 		}
-		return image.Push(ctx, img, ref, o)
+		if err := image.Push(ctx, img, ref, o); err != nil || p.builds.OwnRegistry {
+			return name, err
+		}
+		return image.Pinned(ref, info.Digest), nil
 	}}, nil
 }
 
@@ -236,12 +250,12 @@ func (b *builder) build(ctx context.Context, task *term.Task, fn stack.Function)
 // is what the target has, since only that can run a build.py and compile for
 // it, or else the usual one.
 func (b *builder) interpreter(ctx context.Context, kind templates.Kind) string {
-	if b.o.python != "" || kind != templates.Python || b.target.Python == "" {
+	if b.o.python != "" || kind != templates.Python || b.platform.target.Python == "" {
 		return b.o.python
 	}
-	minor := strings.TrimPrefix(b.target.Python, "cp3")
+	minor := strings.TrimPrefix(b.platform.target.Python, "cp3")
 	for _, name := range []string{"python3", "python3." + minor, "/usr/bin/python3", "/usr/local/bin/python3"} {
-		if found, err := pyenv.Find(ctx, name); err == nil && found.Target == b.target {
+		if found, err := pyenv.Find(ctx, name); err == nil && found.Target == b.platform.target {
 			return name
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/graphene-faas/graphene/cli/command"
+	"github.com/graphene-faas/graphene/cli/image"
 	"github.com/graphene-faas/graphene/cli/stack"
 	"github.com/graphene-faas/graphene/gateway/client"
 	"github.com/graphene-faas/graphene/internal/fault"
@@ -95,10 +96,11 @@ func runDeploy(ctx context.Context, f *command.Factory, o deployOptions, names [
 		if err != nil {
 			return err
 		}
-		if d.client, err = f.ClientOf(url); err != nil {
+		functions := []stack.Function{{Name: o.name, Image: o.image}}
+		if err := d.connect(ctx, url, functions); err != nil {
 			return err
 		}
-		return d.all(ctx, []stack.Function{{Name: o.name, Image: o.image}})
+		return d.all(ctx, functions)
 	}
 	file, functions, err := f.Selected(ctx, names)
 	if err != nil {
@@ -109,10 +111,23 @@ func runDeploy(ctx context.Context, f *command.Factory, o deployOptions, names [
 		return err
 	}
 	d.file = file
-	if d.client, err = f.ClientOf(url); err != nil {
+	if err := d.connect(ctx, url, functions); err != nil {
 		return err
 	}
 	return d.all(ctx, functions)
+}
+
+// connect makes the client of the platform at url, which is asked about itself
+// only if a function's image does not say where it is: who may deploy need not
+// be allowed to ask.
+func (d *deployer) connect(ctx context.Context, url string, functions []stack.Function) (err error) {
+	if d.client, err = d.f.ClientOf(url); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(functions, func(fn stack.Function) bool { return !image.HasHost(fn.ImageOrDefault()) }) {
+		d.platform, err = askPlatform(ctx, d.f, url)
+	}
+	return err
 }
 
 // A deployer deploys functions through one gateway.
@@ -122,6 +137,8 @@ type deployer struct {
 	readOnly bool // --readonly was given, so it wins over the stack file
 	file     command.StackFile
 	client   *client.Client
+	platform platform
+	pushed   map[string]string // names of images that are known better, by function
 }
 
 // all deploys functions and waits for them. All are tried even if one fails.
@@ -208,10 +225,17 @@ func (d *deployer) spec(fn stack.Function) (types.FunctionDeployment, error) {
 		}
 		maps.Copy(*m.to, more)
 	}
+	img, ok := d.pushed[fn.Name]
+	if !ok {
+		var err error
+		if img, err = d.platform.imageName(fn.ImageOrDefault()); err != nil {
+			return types.FunctionDeployment{}, fmt.Errorf("deploy %s: %w", fn.Name, err)
+		}
+	}
 	spec := types.FunctionDeployment{
 		Service:                fn.Name,
 		Namespace:              d.f.Namespace(fn.Namespace),
-		Image:                  fn.ImageOrDefault(),
+		Image:                  img,
 		EnvProcess:             cmp.Or(o.fprocess, fn.FProcess),
 		EnvVars:                env,
 		Constraints:            union(fn.Constraints, o.constraints),

@@ -11,7 +11,6 @@ import (
 	"github.com/graphene-faas/graphene/cli/image"
 	"github.com/graphene-faas/graphene/cli/stack"
 	"github.com/graphene-faas/graphene/cli/term"
-	"github.com/graphene-faas/graphene/internal/function"
 )
 
 func pushCommand(f *command.Factory) *cobra.Command {
@@ -22,11 +21,14 @@ func pushCommand(f *command.Factory) *cobra.Command {
 		GroupID: "function",
 		Long: `Sends the images of the stack file's functions, or of those that are named, to
 the registry that their names mean. A name without a host, such as wine:latest,
-means the registry of the platform itself.
+means the registry of the platform, or the one that the platform names.
 
 Images are not kept between commands: what has changed since the last build is
-built again first, for the machine that the gateway reports. Of the image only
-what the registry does not have is sent.`,
+built again first, for the platform that the gateway reports. Of the image only
+what the registry does not have is sent.
+
+The gateway is not asked if --target and --watchdog-image are given, and
+--python-image for functions in Python.`,
 		Example: `  graphene push
   graphene push wine --gateway https://functions.example.com`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -46,11 +48,7 @@ func runPush(ctx context.Context, f *command.Factory, o buildOptions, names []st
 	if err != nil {
 		return err
 	}
-	gateway, err := f.GatewayOf(file)
-	if err != nil {
-		return err
-	}
-	if b.target, err = b.platformTarget(ctx, gateway); err != nil {
+	if b.platform, err = b.ask(ctx); err != nil {
 		return err
 	}
 	return b.all(ctx, functions, func(ctx context.Context, task *term.Task, fn stack.Function) (string, error) {
@@ -58,46 +56,26 @@ func runPush(ctx context.Context, f *command.Factory, o buildOptions, names []st
 		if err != nil {
 			return "", err
 		}
-		if err := b.push(ctx, task, fn, img, gateway); err != nil {
+		name, err := b.push(ctx, task, fn, img)
+		if err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("%s is pushed: %s, %s", fn.Name, fn.ImageOrDefault(), term.Size(img.Size)), nil
+		return fmt.Sprintf("%s is pushed: %s, %s", fn.Name, name, term.Size(img.Size)), nil
 	})
 }
 
-// push sends an image to the registry that its name means.
-func (b *builder) push(ctx context.Context, task *term.Task, fn stack.Function, img built, gateway string) error {
-	o := image.PushOptions{Progress: task, Transport: b.f.RegistryTransport()}
-	ref, err := image.ResolveRef(fn.ImageOrDefault(), gateway)
+// push sends an image to the registry that its name means, and returns the
+// name that the platform is to run it by.
+func (b *builder) push(ctx context.Context, task *term.Task, fn stack.Function, img built) (string, error) {
+	o := image.PushOptions{Progress: task, Transport: b.f.RegistryTransport(), CacheDir: b.cache}
+	ref, err := image.Resolve(fn.ImageOrDefault(), b.platform.gateway, b.platform.builds)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if _, host, _ := strings.Cut(gateway, "://"); ref.Context().RegistryStr() == host {
-		if o.Username, o.Password, err = b.f.RegistryLogin(gateway); err != nil {
-			return err
+	if _, host, _ := strings.Cut(b.platform.gateway, "://"); ref.Context().RegistryStr() == host {
+		if o.Username, o.Password, err = b.f.RegistryLogin(b.platform.gateway); err != nil {
+			return "", err
 		}
 	}
-	return img.push(ctx, fn.ImageOrDefault(), gateway, o)
-}
-
-// platformTarget returns what to build for: the flag's target, or what the
-// gateway reports. A gateway that reports nothing gets what runs here.
-func (b *builder) platformTarget(ctx context.Context, gateway string) (function.Target, error) {
-	if b.o.target != "" {
-		return b.o.parseTarget()
-	}
-	c, err := b.f.ClientOf(gateway)
-	if err != nil {
-		return function.Target{}, err
-	}
-	ctx, cancel := command.Timeout(ctx)
-	defer cancel()
-	info, err := c.Info(ctx)
-	if err != nil {
-		return function.Target{}, fmt.Errorf("ask the gateway what to build for: %w", err)
-	}
-	if info.Target == nil {
-		return function.Target{}, nil
-	}
-	return *info.Target, nil
+	return img.push(ctx, fn.ImageOrDefault(), b.platform, o)
 }

@@ -27,7 +27,7 @@ func upCommand(f *command.Factory) *cobra.Command {
 		Short:   "Build, push and deploy functions",
 		GroupID: "function",
 		Long: `Builds the functions of the stack file, or those that are named, for the
-machine that the gateway reports, sends what changed of their images to the
+platform that the gateway reports, sends what changed of their images to the
 registry, deploys them, and waits until they are ready.
 
 Nothing is deployed unless everything could be built. With --watch the command
@@ -83,34 +83,32 @@ func (u *up) run(ctx context.Context, only []string) error {
 	if err != nil {
 		return err
 	}
-	gateway, err := u.f.GatewayOf(file)
-	if err != nil {
-		return err
-	}
 	b, err := newBuilder(u.f, u.o.build, file)
 	if err != nil {
 		return err
 	}
-	if b.target, err = b.platformTarget(ctx, gateway); err != nil {
+	if b.platform, err = b.ask(ctx); err != nil {
 		return err
 	}
-	if err := u.images(ctx, b, functions, gateway); err != nil {
+	pushed, err := u.images(ctx, b, functions)
+	if err != nil {
 		return err
 	}
 	if u.o.skipDeploy {
 		return nil
 	}
-	d := deployer{f: u.f, o: u.o.deploy, readOnly: u.readOnly, file: file}
-	if d.client, err = u.f.ClientOf(gateway); err != nil {
+	d := deployer{f: u.f, o: u.o.deploy, readOnly: u.readOnly, file: file, platform: b.platform, pushed: pushed}
+	if d.client, err = u.f.ClientOf(b.platform.gateway); err != nil {
 		return err
 	}
 	return d.all(ctx, functions)
 }
 
-// images builds everything, and then pushes it.
-func (u *up) images(ctx context.Context, b *builder, functions []stack.Function, gateway string) error {
-	var mu sync.Mutex // guards images
-	images := map[string]built{}
+// images builds everything, and then pushes it. It returns the names that the
+// platform is to run the images by, by function.
+func (u *up) images(ctx context.Context, b *builder, functions []stack.Function) (map[string]string, error) {
+	var mu sync.Mutex // guards images and pushed
+	images, pushed := map[string]built{}, map[string]string{}
 	err := b.all(ctx, functions, func(ctx context.Context, task *term.Task, fn stack.Function) (string, error) {
 		img, err := b.build(ctx, task, fn)
 		if err != nil {
@@ -122,7 +120,7 @@ func (u *up) images(ctx context.Context, b *builder, functions []stack.Function,
 		return "", nil
 	})
 	if err != nil || u.o.skipPush {
-		return err
+		return nil, err
 	}
 	var made []stack.Function
 	for _, fn := range functions {
@@ -130,11 +128,16 @@ func (u *up) images(ctx context.Context, b *builder, functions []stack.Function,
 			made = append(made, fn)
 		}
 	}
-	return b.all(ctx, made, func(ctx context.Context, task *term.Task, fn stack.Function) (string, error) {
+	err = b.all(ctx, made, func(ctx context.Context, task *term.Task, fn stack.Function) (string, error) {
 		img := images[fn.Name]
-		if err := b.push(ctx, task, fn, img, gateway); err != nil {
+		name, err := b.push(ctx, task, fn, img)
+		if err != nil {
 			return "", err
 		}
+		mu.Lock()
+		defer mu.Unlock()
+		pushed[fn.Name] = name
 		return fmt.Sprintf("%s is built and pushed: %s%s", fn.Name, term.Size(img.Size), forTarget(img.Target)), nil
 	})
+	return pushed, err
 }
