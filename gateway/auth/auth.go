@@ -1,12 +1,13 @@
 // Package auth finds out who sent a request and decides what they may do.
 //
-// An [Authenticator] turns a request into a [Caller] or refuses it; [May]
+// An [Authenticator] turns a request into a [Caller] or refuses it; [Decide]
 // decides, from the caller, an [Action] and a [Resource] alone. Everything is
 // refused that nothing allows: a request without a caller may do nothing. The
 // rest of the platform sees callers and never credentials.
 //
 // Start with [EnsureCredentials] and [NewBasic] for the built-in
-// administrator.
+// administrator, and with [OpenTokens] for the bearers of tokens of trusted
+// issuers, whose rights follow from a file of [Rules].
 package auth
 
 import (
@@ -19,10 +20,24 @@ import (
 
 // A Caller is who sent a request. The zero Caller is nobody.
 type Caller struct {
-	// Subject names the caller in logs.
+	// Subject names the caller in logs. It is unique among the callers of one
+	// issuer.
 	Subject string
+	// Issuer is the name of the trusted issuer that vouches for the caller; ""
+	// is the platform itself.
+	Issuer string
 	// Admin callers may do everything.
 	Admin bool
+	// rights are what others may do.
+	rights *rights
+}
+
+// String returns the caller's name, which is unique.
+func (c Caller) String() string {
+	if c.Issuer == "" {
+		return c.Subject
+	}
+	return c.Issuer + "/" + c.Subject
 }
 
 // An Authenticator finds out who sent a request. Implementations are safe for

@@ -68,17 +68,46 @@ func (r Resource) String() string {
 	return r.Namespace + ":" + cmp.Or(r.Name, "*")
 }
 
-// May returns nil if c may do action to resource, and else an error of kind
-// fault.Denied, or fault.Unauthenticated where nobody asks. An action that is
-// not one of [Actions] is refused to everybody.
-func May(c Caller, action Action, resource Resource) error {
+// A Decision is whether somebody may do something, and why.
+type Decision struct {
+	Caller   Caller
+	Action   Action
+	Resource Resource
+	// Rule says what allows it, for people; "" if nothing does.
+	Rule string
+}
+
+// Err returns nil if the decision is to allow, and else an error of kind
+// fault.Denied that says which right is missing, or fault.Unauthenticated
+// where nobody asks.
+func (d Decision) Err() error {
 	switch {
-	case c == Caller{}:
+	case d.Caller == Caller{}:
 		return ErrNone
-	case !slices.Contains(Actions(), action):
-		return fault.Denied.Errorf("%q is no action", action)
-	case c.Admin:
-		return nil
+	case d.Rule == "" && !slices.Contains(Actions(), d.Action):
+		return fault.Denied.Errorf("%q is no action", d.Action)
+	case d.Rule == "":
+		return fault.Denied.Errorf("%s may not do %s on %s", d.Caller.Subject, d.Action, d.Resource)
 	}
-	return fault.Denied.Errorf("%s may not do %s on %s", c.Subject, action, resource)
+	return nil
+}
+
+// Decide decides whether c may do action to resource. An action that is not
+// one of [Actions] is refused to everybody.
+func Decide(c Caller, action Action, resource Resource) Decision {
+	d := Decision{Caller: c, Action: action, Resource: resource}
+	switch {
+	case c == Caller{}, !slices.Contains(Actions(), action):
+	case c.Admin:
+		d.Rule = "administrator"
+	case c.rights != nil:
+		d.Rule, _ = c.rights.allows(action, resource)
+	}
+	return d
+}
+
+// May returns nil if c may do action to resource, and else the error of the
+// decision.
+func May(c Caller, action Action, resource Resource) error {
+	return Decide(c, action, resource).Err()
 }

@@ -81,7 +81,7 @@ var rules = []rule{
 	{imp(`k8s\.io/.*|sigs\.k8s\.io/.*`), by(`provider/kube(/.*)?|provider/cmd/.*`), "one package speaks Kubernetes, so that the rest runs without it"},
 	{imp(`github\.com/nats-io/nats\.go(/.*)?`), by(`gateway/async|gateway/cmd/.*|cli/serve|internal/testkit/natstest|test/bench`), "the queue is an interface everywhere else"},
 	{imp(`github\.com/nats-io/nats-server/.*`), by(`cli/serve|internal/testkit/natstest|test/bench`), "only the embedded size carries a server"},
-	{imp(`github\.com/coreos/go-oidc/.*`), by(`gateway/auth`), "identity has one home"},
+	{imp(`github\.com/(coreos/go-oidc|go-jose)/.*`), by(`gateway/auth`), "identity has one home"},
 	{imp(`github\.com/google/go-containerregistry/.*`), by(`cli/image|cli/serve|provider/local(/.*)?`), "images are built in one place and unpacked in one other"},
 	{imp(`github\.com/distribution/.*`), by(`cli/serve`), "only the embedded size carries a registry"},
 	{imp(`github\.com/landlock-lsm/.*`), by(`provider/local`), "only replicas on this machine are fenced in"},

@@ -1,0 +1,332 @@
+package auth
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"os"
+	"reflect"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/graphene-faas/graphene/internal/fault"
+)
+
+const (
+	// maxToken is the longest token that is looked at, in bytes. Those of
+	// people in hundreds of groups stay below it.
+	maxToken = 16 << 10
+	// cacheSize is how many verified tokens are remembered at least.
+	cacheSize = 10_000
+	// rulesPoll is how often the file of rules is looked at. A new text counts
+	// when it is there twice in a row: one that is being written is not whole,
+	// and what is missing from it may be the condition of a right.
+	rulesPoll = time.Second
+	// tokenUser is the user name whose password is a token, for clients that
+	// know only basic authentication, such as those of registries.
+	tokenUser = "token"
+)
+
+// TokensOptions are what [Tokens] need.
+type TokensOptions struct {
+	// File is where the rules are.
+	File string
+	// Transport carries requests to issuers; nil is a transport over the
+	// network that trusts what the rules say.
+	Transport http.RoundTripper
+	Meter     Meter        // nil counts nothing
+	Log       *slog.Logger // nil logs nothing
+}
+
+// A Meter is told how identity is doing. It is safe for concurrent use.
+type Meter interface {
+	// Rules tells whether the file of rules could be read the last time it
+	// changed.
+	Rules(valid bool)
+	// Issuer tells whether an issuer answered when it was last asked.
+	Issuer(name string, answers bool)
+	// IssuerGone tells that an issuer is not trusted any more.
+	IssuerGone(name string)
+	// Refused counts a token that was refused. The issuer is "" if it is none
+	// of the trusted ones.
+	Refused(issuer string)
+}
+
+type noMeter struct{}
+
+func (noMeter) Rules(bool)          {}
+func (noMeter) Issuer(string, bool) {}
+func (noMeter) IssuerGone(string)   {}
+func (noMeter) Refused(string)      {}
+
+// Tokens knows the bearers of tokens of trusted issuers, by a file of rules
+// that may change while it is used. It is safe for concurrent use.
+//
+// Its tokens are JWTs in the header Authorization, with the scheme Bearer or as
+// the password of the user "token". A token that was verified is remembered
+// until it ends or its issuer's keys change.
+type Tokens struct {
+	o     TokensOptions
+	state atomic.Pointer[state]
+}
+
+// A state is one version of the rules and what follows from it. It is
+// replaced, never changed.
+type state struct {
+	text    []byte // of the file
+	rules   *Rules
+	issuers map[string]*issuer // by iss
+	cache   cache
+}
+
+// OpenTokens reads the rules. Errors are fault.Invalid and say what is wrong
+// with the file. Tokens are refused as unverifiable until [Tokens.Run] runs.
+func OpenTokens(o TokensOptions) (*Tokens, error) {
+	if o.Meter == nil {
+		o.Meter = noMeter{}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	t := &Tokens{o: o}
+	text, err := os.ReadFile(o.File)
+	if err != nil {
+		return nil, fault.Invalid.Errorf("read the rules of identity: %w", err)
+	}
+	first, err := t.next(text, nil)
+	if err != nil {
+		return nil, fault.Invalid.Errorf("%s: %w", o.File, err)
+	}
+	t.state.Store(first)
+	o.Meter.Rules(true)
+	t.report(first)
+	return t, nil
+}
+
+// next returns the state that text means. Issuers that are as in old keep
+// their keys.
+func (t *Tokens) next(text []byte, old *state) (*state, error) {
+	rules, err := ParseRules(text)
+	if err != nil {
+		return nil, err
+	}
+	s := &state{text: text, rules: rules, issuers: map[string]*issuer{}}
+	for _, spec := range rules.Issuers {
+		if old != nil {
+			if had := old.issuers[spec.Iss]; had != nil && reflect.DeepEqual(had.Issuer, spec) {
+				s.issuers[spec.Iss] = had
+				continue
+			}
+		}
+		if s.issuers[spec.Iss], err = newIssuer(spec, t.o); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+func (t *Tokens) report(s *state) {
+	t.o.Log.Info("rules of identity are in force", "file", t.o.File, "issuers", len(s.rules.Issuers), "policies", len(s.rules.Policies), "roles", len(s.rules.Roles))
+	for _, role := range s.rules.open() {
+		t.o.Log.Warn("a role can be had by callers of every issuer, who may share names: give it the condition jwt:iss", "role", role)
+	}
+	for _, i := range s.rules.Issuers {
+		if strings.HasPrefix(i.Iss, "http://") && i.JWKSFile == "" {
+			t.o.Log.Warn("an issuer is asked for its keys without TLS: whoever is on the way can be anybody", "issuer", i.Name)
+		}
+	}
+}
+
+// Run fetches the issuers' keys and reads the rules again when their file
+// changes, until ctx ends; then it returns nil. A file that is wrong changes
+// nothing but the log and the metrics.
+func (t *Tokens) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	defer running.Wait()
+	stops := map[*issuer]context.CancelFunc{}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // every issuer's with it
+	start := func(s *state) {
+		for i, stop := range stops {
+			if s.issuers[i.Iss] != i {
+				stop()
+				delete(stops, i)
+				if s.issuers[i.Iss] == nil {
+					t.o.Meter.IssuerGone(i.Name)
+				}
+			}
+		}
+		for _, i := range s.issuers {
+			if stops[i] == nil {
+				var own context.Context
+				own, stops[i] = context.WithCancel(ctx)
+				running.Go(func() { i.run(own) })
+			}
+		}
+	}
+	start(t.state.Load())
+	tick := time.NewTicker(rulesPoll)
+	defer tick.Stop()
+	last := t.state.Load().text // as it was read last
+	settled := true             // and what it means is known
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		text, err := os.ReadFile(t.o.File)
+		if !bytes.Equal(text, last) {
+			last, settled = text, false
+			continue
+		}
+		if settled {
+			continue
+		}
+		settled = true
+		var s *state
+		if err == nil {
+			s, err = t.next(text, t.state.Load())
+		}
+		t.o.Meter.Rules(err == nil)
+		if err != nil {
+			t.o.Log.Error("the rules of identity are wrong; those from before stay in force", "file", t.o.File, "err", err)
+			continue
+		}
+		t.state.Store(s)
+		start(s)
+		t.report(s)
+	}
+}
+
+// Authenticate implements [Authenticator].
+func (t *Tokens) Authenticate(r *http.Request) (Caller, error) {
+	raw, err := bearer(r)
+	if err != nil {
+		return Caller{}, err
+	}
+	return t.Verify(r.Context(), raw)
+}
+
+// bearer returns the token that r carries, or ErrNone.
+func bearer(r *http.Request) (string, error) {
+	headers := r.Header["Authorization"]
+	if len(headers) == 0 {
+		return "", ErrNone
+	}
+	if len(headers) > 1 {
+		return "", fault.Unauthenticated.Errorf("the request has several Authorization headers")
+	}
+	scheme, raw, _ := strings.Cut(headers[0], " ")
+	if strings.EqualFold(scheme, "Bearer") {
+		return strings.TrimSpace(raw), nil
+	}
+	if user, password, ok := r.BasicAuth(); ok && user == tokenUser && strings.Count(password, ".") == 2 {
+		return password, nil
+	}
+	return "", ErrNone
+}
+
+// Verify returns the bearer of a token. Errors are fault.Unauthenticated, or
+// fault.Unavailable if the issuer's keys are not known.
+func (t *Tokens) Verify(ctx context.Context, raw string) (Caller, error) {
+	s := t.state.Load()
+	if len(raw) > maxToken {
+		t.o.Meter.Refused("")
+		return Caller{}, fault.Unauthenticated.Errorf("the token has %d bytes, at most %d are taken", len(raw), maxToken)
+	}
+	key, now := sha256.Sum256([]byte(raw)), time.Now()
+	if known := s.cache.get(key); known != nil && now.Before(known.until) && known.issuer.keys.Load() == known.keys {
+		return known.caller, nil
+	}
+	i, err := s.issuerOf(raw)
+	if err != nil {
+		t.o.Meter.Refused("")
+		return Caller{}, err
+	}
+	claims, used, err := i.verify(ctx, raw, now)
+	if err != nil {
+		t.o.Meter.Refused(i.Name)
+		return Caller{}, err
+	}
+	end, err := number(claims["exp"])
+	if err != nil {
+		return Caller{}, errMalformed
+	}
+	caller := Caller{Subject: claims.text("sub"), Issuer: i.Name, rights: s.rules.rights(claims)}
+	s.cache.put(key, &verified{caller: caller, until: time.Unix(end, 0).Add(i.skew), issuer: i, keys: used})
+	return caller, nil
+}
+
+// issuerOf returns the trusted issuer that a token claims to be from.
+func (s *state) issuerOf(raw string) (*issuer, error) {
+	switch strings.Count(raw, ".") {
+	case 2:
+	case 4:
+		return nil, fault.Unauthenticated.Errorf("the token is encrypted; one that is only signed is needed")
+	default:
+		return nil, fault.Unauthenticated.Errorf("the token is not a JWT: what it means is known to its issuer alone; have the issuer make JWTs")
+	}
+	_, rest, _ := strings.Cut(raw, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	text, err := base64.RawURLEncoding.DecodeString(payload)
+	if err != nil {
+		return nil, errMalformed
+	}
+	var claims struct {
+		Iss string `json:"iss"`
+	}
+	if json.Unmarshal(text, &claims) != nil {
+		return nil, errMalformed
+	}
+	i := s.issuers[claims.Iss]
+	if i == nil {
+		return nil, fault.Unauthenticated.Errorf("the token's issuer is not trusted here")
+	}
+	return i, nil
+}
+
+// A cache remembers verified tokens, by their hash, so that none lies around
+// in memory. It has two generations: when the young one is full it becomes the
+// old one, and what is not asked for until the next time is forgotten.
+type cache struct {
+	mu         sync.RWMutex
+	young, old map[[sha256.Size]byte]*verified
+}
+
+// verified is a token that was verified.
+type verified struct {
+	caller Caller
+	until  time.Time
+	issuer *issuer
+	keys   *keys // that proved it
+}
+
+// get returns what is remembered of a token, or nil.
+func (c *cache) get(key [sha256.Size]byte) *verified {
+	c.mu.RLock()
+	v, young := c.young[key]
+	if !young {
+		v = c.old[key]
+	}
+	c.mu.RUnlock()
+	if v != nil && !young {
+		c.put(key, v)
+	}
+	return v
+}
+
+func (c *cache) put(key [sha256.Size]byte, v *verified) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.young == nil || len(c.young) >= cacheSize {
+		c.young, c.old = make(map[[sha256.Size]byte]*verified), c.young
+	}
+	c.young[key] = v
+}
