@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -136,19 +136,23 @@ func (p puller) resolve(b *build, ref name.Reference) (v1.Hash, error) {
 		return v1.NewHash(d.DigestStr())
 	}
 	known := p.cache.path("bases", "ref-"+hashOf(ref.Name()))
-	desc, err := remote.Head(ref, p.options...)
+	last, lastErr := os.ReadFile(known)
+	options := p.options
+	if lastErr == nil { // one try will do
+		options = append(slices.Clone(options), remote.WithRetryPredicate(func(error) bool { return false }))
+	}
+	desc, err := remote.Head(ref, options...)
 	if err == nil {
 		return desc.Digest, os.WriteFile(known, []byte(desc.Digest.String()), 0o644)
 	}
 	if _, refused := errors.AsType[*transport.Error](err); refused {
 		return v1.Hash{}, pullRefusal(ref.Context(), err)
 	}
-	text, readErr := os.ReadFile(known)
-	if readErr != nil {
+	if lastErr != nil {
 		return v1.Hash{}, pullRefusal(ref.Context(), err)
 	}
 	fmt.Fprintf(b.Output, "%s cannot be asked for %s; what was there last is used\n", ref.Context().RegistryStr(), ref)
-	return v1.NewHash(string(text))
+	return v1.NewHash(string(last))
 }
 
 // variantFor picks from an index what runs on target.
@@ -295,13 +299,13 @@ func pullRefusal(repo name.Repository, err error) error {
 		said := sentence(answer)
 		switch answer.StatusCode {
 		case http.StatusUnauthorized, http.StatusForbidden:
-			return fault.Unauthenticated.Errorf("the registry at %s wants you to log in, with \"docker login\" or the like: %w", host, said)
+			return fault.Unauthenticated.Errorf("the registry at %s does not let you read it; log in with \"docker login\" or the like: %w", host, said)
 		case http.StatusNotFound:
 			return fault.NotFound.Errorf("the registry at %s does not have it", host)
 		}
 		return fault.Unavailable.Errorf("the registry at %s answered %d: %w", host, answer.StatusCode, said)
 	}
-	if _, ok := errors.AsType[*net.OpError](err); ok {
+	if _, ok := errors.AsType[*url.Error](err); ok {
 		return fault.Unavailable.Errorf("cannot reach the registry at %s: %w", host, err)
 	}
 	return err

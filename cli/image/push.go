@@ -259,7 +259,7 @@ func sentence(answer *transport.Error) error {
 		}
 	}
 	if len(said) == 0 {
-		return answer
+		return errors.New(strings.ToLower(http.StatusText(answer.StatusCode)))
 	}
 	return errors.New(strings.Join(said, "; "))
 }

@@ -35,6 +35,7 @@ func (d *deployer) wait(ctx context.Context, ref function.Ref) error {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	var revision int64
+	shown := ""
 	for every := firstLook; ; every = min(every*3/2, lastLook) {
 		select {
 		case <-pause.C:
@@ -60,7 +61,21 @@ func (d *deployer) wait(ctx context.Context, ref function.Ref) error {
 		case failed:
 			return d.explain(ctx, ref, status)
 		}
+		if doing := progress(status, revision); every == lastLook && doing != shown {
+			d.f.Streams.Notef("waiting for %s: %s\n", ref.Name, doing)
+			shown = doing
+		}
 	}
+}
+
+// progress says how far a function is that does not become ready at once.
+func progress(s client.Details, revision int64) string {
+	for _, r := range s.Instances {
+		if r.Revision == revision {
+			return "a replica runs and is not ready yet"
+		}
+	}
+	return "no replica runs yet; a place for one is looked for, or its image is fetched"
 }
 
 type phase int
