@@ -100,6 +100,13 @@ func (s *Server) checkSurroundings(r *http.Request, spec types.FunctionDeploymen
 	if s.Secrets == nil {
 		return fault.Invalid.Errorf("this installation keeps no secrets")
 	}
+	if finder, ok := s.Secrets.(SecretFinder); ok {
+		missing, err := finder.FindSecrets(r.Context(), spec.Namespace, spec.Secrets)
+		if err != nil {
+			return fmt.Errorf("look for secrets of %s: %w", spec.Namespace, err)
+		}
+		return noneMissing(missing, spec.Namespace)
+	}
 	known, err := s.Secrets.ListSecrets(r.Context(), spec.Namespace)
 	if err != nil {
 		return fmt.Errorf("list secrets of %s: %w", spec.Namespace, err)

@@ -98,12 +98,28 @@ type Namespaces interface {
 	DeleteNamespace(ctx context.Context, name string) error
 }
 
+// A SecretFinder is implemented by Secrets that let functions use more than
+// ListSecrets shows.
+type SecretFinder interface {
+	// FindSecrets returns those of names that functions of a namespace cannot use.
+	FindSecrets(ctx context.Context, namespace string, names []string) (missing []string, err error)
+}
+
+// A LoadTaker is a runtime that wants to know which replicas are busy, so that
+// it removes others first.
+type LoadTaker interface {
+	// ReportLoad takes the calls that one gateway has in flight, by function
+	// and replica. It replaces what that gateway reported before.
+	ReportLoad(gateway string, inFlight map[function.Ref]map[string]int)
+}
+
 // Options say what a provider consists of.
 type Options struct {
 	Runtime    Runtime
 	Secrets    Secrets            // nil: there are none, and the API says so
 	Logs       Logs               // nil: logs are not supported
 	Namespaces Namespaces         // nil: only the default one
+	Load       LoadTaker          // nil: nobody wants to know
 	Info       types.ProviderInfo // what /system/info answers
 	MaxBody    int64              // longest request body in bytes; 0 is 1 MiB
 	Log        *slog.Logger
@@ -131,7 +147,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return s.Runtime.Watch(ctx, s.hub.publish)
 }
 
-// Handler returns the API: /system/…, /endpoints and /healthz.
+// Handler returns the API: /system/…, /endpoints, /load and /healthz.
 func (s *Server) Handler() http.Handler {
 	const name = "{name:[-a-zA-Z_0-9.]+}"
 	r := mux.NewRouter().SkipClean(true)
@@ -163,6 +179,7 @@ func (s *Server) Handler() http.Handler {
 	}
 
 	handle("GET", "/endpoints", s.streamEndpoints)
+	handle("POST", "/load", s.reportLoad)
 	r.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) }).Methods("GET", "HEAD")
 	return r
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/web"
 )
 
 // streamEndpoints tells a gateway where functions live: what there is, or,
@@ -32,7 +33,10 @@ func (s *Server) streamEndpoints(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	err = s.hub.stream(r.Context(), query.Get("epoch"), revision, func(events []function.Event) error {
+	// A reader comes back, and finds a provider that is not about to end.
+	ctx, cancel := web.UntilDrain(r.Context())
+	defer cancel()
+	err = s.hub.stream(ctx, query.Get("epoch"), revision, func(events []function.Event) error {
 		for _, e := range events {
 			if err := out.encode(e); err != nil {
 				return err
@@ -40,7 +44,7 @@ func (s *Server) streamEndpoints(w http.ResponseWriter, r *http.Request) error {
 		}
 		return out.flush()
 	})
-	if err != nil && r.Context().Err() == nil {
+	if err != nil && ctx.Err() == nil {
 		s.Log.Debug("endpoints stream ended", "err", err)
 	}
 	return nil
@@ -55,6 +59,9 @@ func (s *Server) streamLogs(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(r.Context())
+	if request.Follow {
+		ctx, cancel = web.UntilDrain(r.Context())
+	}
 	defer cancel() // lets the query end when this reader stops early
 	messages, err := s.Logs.Query(ctx, request)
 	if errors.Is(err, fault.NotFound) {

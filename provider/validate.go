@@ -121,11 +121,19 @@ func missingSecrets(spec types.FunctionDeployment, known []types.Secret) error {
 	var missing []string
 	for _, name := range spec.Secrets {
 		if !slices.ContainsFunc(known, func(s types.Secret) bool { return s.Name == name }) {
-			missing = append(missing, strconv.Quote(name))
+			missing = append(missing, name)
 		}
 	}
-	if len(missing) > 0 {
-		return fault.Invalid.Errorf("unable to fetch secrets: %s not found in namespace %s: create them first", strings.Join(missing, ", "), spec.Namespace)
+	return noneMissing(missing, spec.Namespace)
+}
+
+func noneMissing(names []string, namespace string) error {
+	if len(names) == 0 {
+		return nil
 	}
-	return nil
+	var quoted []string
+	for _, name := range names {
+		quoted = append(quoted, strconv.Quote(name))
+	}
+	return fault.Invalid.Errorf("unable to fetch secrets: %s not found in namespace %s: create them first", strings.Join(quoted, ", "), namespace)
 }

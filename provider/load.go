@@ -1,0 +1,40 @@
+package provider
+
+import (
+	"net/http"
+
+	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/web"
+)
+
+// A loadReport is what a gateway says about its calls in flight. Functions
+// without any are left out.
+type loadReport struct {
+	Gateway   string         `json:"gateway"`
+	Functions []functionLoad `json:"functions"`
+}
+
+type functionLoad struct {
+	function.Ref
+	Replicas map[string]int `json:"replicas"` // calls in flight, by the replica's ID
+}
+
+func (s *Server) reportLoad(w http.ResponseWriter, r *http.Request) error {
+	var report loadReport
+	if err := web.Decode(w, r, s.MaxBody, &report); err != nil {
+		return err
+	}
+	if report.Gateway == "" {
+		return fault.Invalid.Errorf("gateway is missing: say who reports")
+	}
+	inFlight := make(map[function.Ref]map[string]int, len(report.Functions))
+	for _, f := range report.Functions {
+		inFlight[f.Ref] = f.Replicas
+	}
+	if s.Load != nil {
+		s.Load.ReportLoad(report.Gateway, inFlight)
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
