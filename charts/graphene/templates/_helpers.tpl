@@ -94,12 +94,20 @@ securityContext:
 {{- if and (kindIs "float64" .) (eq . (floor .)) }}{{ int64 . }}{{ else }}{{ toString . }}{{ end -}}
 {{- end }}
 
-{{/* A map as environment: include "graphene.env" .Values.gateway.env */}}
+{{/* The environment of a program: what the chart sets, a list in YAML, and the user's map, which wins. A name must
+     not be there twice. include "graphene.env" (list $list .Values.gateway.env) */}}
 {{- define "graphene.env" -}}
-{{- range $name, $value := . }}
-- name: {{ $name }}
-  value: {{ include "graphene.text" $value | quote }}
-{{- end }}
+{{- $own := index . 1 | default dict -}}
+{{- $all := list -}}
+{{- range index . 0 | fromYamlArray -}}
+{{- if not (hasKey $own .name) -}}
+{{- $all = append $all . -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $value := $own -}}
+{{- $all = append $all (dict "name" $name "value" (include "graphene.text" $value)) -}}
+{{- end -}}
+{{- toYaml $all -}}
 {{- end }}
 
 {{/* What the secret of NATS that a component uses is called; empty for none. */}}
