@@ -148,7 +148,7 @@ func TestEveryValueDoesSomething(t *testing.T) {
 		return manifests(rendered) + rendered["graphene/templates/crds.yaml"]
 	}
 	all := sets(t)
-	bases := []map[string]any{{}, all["ingress"], all["mesh"], all["external-nats"], all["cluster-wide"], parse(t, "exposeServices: true")}
+	bases := []map[string]any{{}, all["ingress"], all["mesh"], all["external-nats"], all["cluster-wide"], parse(t, "{exposeServices: true, nats: {external: {enabled: true, host: nats}}}")}
 	before := make([]string, len(bases))
 	for i, base := range bases {
 		if before[i] = text(base); before[i] == "" {

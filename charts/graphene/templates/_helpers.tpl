@@ -126,13 +126,13 @@ nats-auth
 {{/* Where NATS is and how a program logs in, as its environment. */}}
 {{- define "graphene.nats.env" -}}
 {{- $external := .Values.nats.external -}}
-- name: nats_host
-{{- if $external.enabled }}
-  value: {{ required "nats.external.enabled needs nats.external.host" $external.host | quote }}
-- name: nats_port
-  value: {{ $external.port | int | quote }}
+- name: nats_url
+{{- if not $external.enabled }}
+  value: nats://nats.{{ .Release.Namespace }}.svc:4222
+{{- else if contains "://" (required "nats.external.enabled needs nats.external.host" $external.host) }}
+  value: {{ $external.host | quote }}
 {{- else }}
-  value: nats.{{ .Release.Namespace }}.svc
+  value: nats://{{ $external.host }}:{{ $external.port }}
 {{- end }}
 {{- if not $external.enabled }}
 - name: nats_user
