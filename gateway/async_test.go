@@ -31,8 +31,18 @@ func startWithQueue(t *testing.T, handler http.HandlerFunc) *platform {
 		t.Fatal(err)
 	}
 	p := start(t, handler, func(o *gateway.Options) { o.Queue, o.QueueMetrics = q, counted })
+	worker(t, q, inProcess(p))
+	return p
+}
+
+func inProcess(p *platform) http.RoundTripper { return web.InProcess(p.Handler()) }
+
+// worker runs the calls of q by requests over gateway.
+func worker(t *testing.T, q *async.Queue, gateway http.RoundTripper) {
+	t.Helper()
 	w := async.NewWorker(q, async.WorkerOptions{
-		Name: "*", Gateway: web.InProcess(p.Handler()), URL: &url.URL{Scheme: "http", Host: "gateway"}, Queued: invoke.HeaderQueued, Drain: time.Minute,
+		Name: "*", Gateway: gateway, URL: &url.URL{Scheme: "http", Host: "gateway"}, Queued: invoke.HeaderQueued, Drain: time.Minute,
+		Callback: async.CallbackOptions{Gateways: []string{"gateway:8080"}},
 	})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ended := make(chan error, 1)
@@ -43,7 +53,6 @@ func startWithQueue(t *testing.T, handler http.HandlerFunc) *platform {
 			t.Error(err)
 		}
 	})
-	return p
 }
 
 func TestAnAsynchronousCallGoesThroughTheWholeGateway(t *testing.T) {

@@ -2,11 +2,13 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,8 +45,11 @@ type Config struct {
 	MaxAPIBody     function.Bytes    `env:"max_api_body" envDefault:"1Mi" doc:"longest request to the management API, in bytes"`
 	MaxWaiting     int               `env:"max_waiting" envDefault:"1000" doc:"calls that may wait for a busy or sleeping function"`
 
-	NatsHost        string            `env:"nats_host" doc:"host of the NATS server that keeps asynchronous calls, or a URL, several separated by commas; none means that there is no queue"`
-	NatsPort        int               `env:"nats_port" envDefault:"4222" doc:"port of the NATS server"`
+	NatsURL  string `env:"nats_url" doc:"where NATS answers, such as nats://nats:4222; several servers are separated by commas (default: nats_host and nats_port)"`
+	NatsHost string `env:"nats_host" doc:"host of the NATS server, if nats_url is not set; without either there is no queue"`
+	NatsPort int    `env:"nats_port" envDefault:"4222" doc:"port of the NATS server, if nats_url is not set"`
+	async.Login
+
 	QueueReplicas   int               `env:"nats_stream_replicas" envDefault:"1" doc:"servers that hold each asynchronous call: 1 or 3"`
 	QueueMaxBacklog int               `env:"queue_max_backlog" envDefault:"1048576" doc:"asynchronous calls of one function that may wait; more get 429"`
 	QueueMaxBytes   function.Bytes    `env:"queue_max_bytes" envDefault:"10Gi" doc:"space that waiting asynchronous calls may take; more get 429"`
@@ -94,7 +99,10 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (Options, e
 		}
 		target = func(context.Context) (function.Target, error) { return t, nil }
 	}
-	var who auth.Authenticator = auth.Open{}
+	var who auth.Authenticator
+	if c.AuthConfig == "" {
+		who = auth.Open{}
+	}
 	var toProvider http.RoundTripper = http.DefaultTransport.(*http.Transport).Clone()
 	if c.BasicAuth {
 		user, password, err := auth.ReadCredentials(c.SecretMountPath)
@@ -103,6 +111,17 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (Options, e
 		}
 		who = auth.NewBasic(user, password)
 		toProvider = &auth.Transport{Header: "Authorization", User: user, Password: password, Next: toProvider}
+	}
+	var tokens *auth.Tokens
+	var counted *metrics.Identity
+	if c.AuthConfig != "" {
+		counted = metrics.NewIdentity()
+		if tokens, err = auth.OpenTokens(auth.TokensOptions{File: c.AuthConfig, Meter: counted, Log: log}); err != nil {
+			return Options{}, fmt.Errorf("auth_config: %w", err)
+		}
+		if !c.BasicAuth && c.queueURL() != "" {
+			return Options{}, fault.Invalid.Errorf("auth_config needs basic_auth where there is a queue: the queue worker proves itself by it")
+		}
 	}
 	public, err := net.Listen("tcp", c.Listen)
 	if err != nil {
@@ -122,6 +141,8 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (Options, e
 		Provider:        toProvider,
 		ProviderURL:     provider,
 		Authenticator:   who,
+		Tokens:          tokens,
+		IdentityMetrics: counted,
 		Namespace:       c.Namespace,
 		Version:         version,
 		Target:          target,
@@ -138,6 +159,48 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (Options, e
 		AccessLog:       c.AccessLog,
 		Log:             log,
 	}, nil
+}
+
+// queueURL returns where NATS is; "" if there is to be no queue.
+func (c Config) queueURL() string {
+	switch {
+	case c.NatsURL != "" || c.NatsHost == "":
+		return c.NatsURL
+	case strings.Contains(c.NatsHost, "://"):
+		return c.NatsHost
+	}
+	return "nats://" + net.JoinHostPort(c.NatsHost, strconv.Itoa(c.NatsPort))
+}
+
+// OpenQueue returns the queue that c asks for, whose Run is the caller's to
+// call, its metrics, and what closes its connection. Without a queue all are
+// nil.
+func (c Config) OpenQueue(log *slog.Logger) (q *async.Queue, counted *metrics.Queue, closeConn func(), err error) {
+	if c.queueURL() == "" {
+		return nil, nil, nil, nil
+	}
+	counted = metrics.NewQueue()
+	nc, err := async.Connect(async.ConnectOptions{
+		URL: c.queueURL(), Name: "gateway " + c.ID, Login: c.Login, Reconnected: counted.Reconnected, Log: log,
+	})
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	q, err = async.New(nc, async.Options{
+		Replicas:   c.QueueReplicas,
+		MaxBacklog: int64(c.QueueMaxBacklog),
+		MaxBytes:   int64(c.QueueMaxBytes),
+		MaxBody:    int64(c.QueueMaxBody),
+		MaxRecords: int64(c.QueueMaxResults),
+		ResultAge:  c.QueueResultAge.Std(),
+		Meter:      counted,
+		Log:        log,
+	})
+	if err != nil {
+		nc.Close()
+		return nil, nil, nil, err
+	}
+	return q, counted, nc.Close, nil
 }
 
 // builds returns what c tells those who make images of functions.
@@ -168,6 +231,13 @@ type Options struct {
 	// Authenticator finds out who sends the requests that need to be allowed;
 	// nil knows nobody, and then nobody may do anything.
 	Authenticator auth.Authenticator
+	// Tokens knows callers by tokens, and is asked first. With it calls of
+	// functions need a caller who may call them too, unless the function is
+	// annotated as public. Run keeps its keys fresh. Nil is none.
+	Tokens *auth.Tokens
+	// IdentityMetrics are those that Tokens count in, to be shown with the
+	// gateway's own; nil shows none.
+	IdentityMetrics *metrics.Identity
 	// Registry serves an OCI registry under /v2/, to callers who may deploy;
 	// nil is none.
 	Registry http.Handler

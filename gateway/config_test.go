@@ -42,6 +42,8 @@ make the gateway unhealthy: calls go on to the replicas that are known.
 On SIGTERM the gateway first says on ` + "`/healthz`" + ` that it stops, goes on accepting for
 ` + "`shutdown_delay`" + `, then lets the calls in flight finish for at most ` + "`drain_timeout`" + `. The grace
 period of its pod must be longer than the two together.
+
+What ` + "`auth_config`" + ` holds is in the [guide to identity](../guide/identity.md).
 `)
 	testkit.Golden(t, "../docs/reference/gateway.md", []byte(page.String()))
 }

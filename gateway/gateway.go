@@ -55,20 +55,18 @@ func New(o Options) *Gateway {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	o.Namespace = cmp.Or(o.Namespace, function.DefaultNamespace)
 	o.ReadTimeout = cmp.Or(o.ReadTimeout, time.Minute)
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, time.Minute)
 
 	g := &Gateway{o: o}
-	may := func(ctx context.Context, action, namespace, name string) error {
-		return auth.May(auth.CallerOf(ctx), auth.Action(action), auth.Resource{Namespace: namespace, Name: name})
-	}
 	g.metrics = metrics.New(func(yield func(function.Endpoints) bool) { g.table.All()(yield) })
 	builds := o.Builds
 	builds.OwnRegistry = o.Registry != nil
 	g.api = api.New(api.Options{
 		Provider:    o.Provider,
 		ProviderURL: o.ProviderURL,
-		May:         may,
+		May:         g.may,
 		Invocations: g.metrics.Invocations,
 		Version:     o.Version,
 		Target:      o.Target,
@@ -92,9 +90,18 @@ func New(o Options) *Gateway {
 		Table:  g.table,
 		Log:    o.Log,
 	}
-	g.proxy = invoke.NewProxy(g.table, invoke.ProxyOptions{Version: o.Version.Release, Log: o.Log})
+	calls := invoke.ProxyOptions{Version: o.Version.Release, Log: o.Log}
+	if o.Tokens != nil {
+		calls.Admit = g.admit
+	}
+	g.proxy = invoke.NewProxy(g.table, calls)
 	if o.Queue != nil {
-		g.async = async.NewAPI(async.APIOptions{Queue: o.Queue, Find: g.table.Find, May: may, Log: o.Log})
+		g.async = async.NewAPI(async.APIOptions{
+			Queue: o.Queue, Find: g.find, MayInvoke: g.mayInvoke, May: g.may, Caller: callerName, Log: o.Log,
+		})
+	}
+	if o.IdentityMetrics != nil {
+		g.metrics.AddIdentity(o.IdentityMetrics)
 	}
 	if o.Queue != nil && o.QueueMetrics != nil {
 		g.metrics.AddQueue(o.QueueMetrics, g.queueStates)
@@ -136,6 +143,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 	group.Go(func() error { return g.watcher.Run(behind) })
 	group.Go(func() error { return g.table.Run(behind) })
 	group.Go(func() error { return g.serveMetrics(behind) })
+	if g.o.Tokens != nil {
+		group.Go(func() error { return g.o.Tokens.Run(behind) })
+	}
 	accepting, stopAccepting := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error {
 		defer stopAccepting()

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,9 +26,11 @@ import (
 	"github.com/graphene-faas/graphene/gateway/async"
 	"github.com/graphene-faas/graphene/gateway/auth"
 	"github.com/graphene-faas/graphene/gateway/client"
+	"github.com/graphene-faas/graphene/gateway/invoke"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/testkit"
+	"github.com/graphene-faas/graphene/internal/testkit/natstest"
 	"github.com/graphene-faas/graphene/internal/web"
 	"github.com/graphene-faas/graphene/provider"
 )
@@ -152,60 +156,101 @@ func (p *platform) send(t *testing.T, r *http.Request) (*http.Response, string) 
 	return resp, string(text)
 }
 
-func TestEveryRouteButAFewRefusesCallersNobodyKnows(t *testing.T) {
-	reached := func(w http.ResponseWriter, r *http.Request) { t.Errorf("%s %s got through", r.Method, r.URL) }
-	p := start(t, nothing, func(o *gateway.Options) { o.Registry = http.HandlerFunc(reached) })
-	open := map[string]bool{"/": true, "/healthz": true, "/function/": true}
+// openRoutes answer callers nobody knows; the second list is for installations
+// that trust no issuer, where functions are open.
+var (
+	openRoutes      = []string{"/", "/healthz"}
+	openWithoutOIDC = []string{"/function/", "/async-function/", "/async-batch/"}
+)
 
-	var routes []string // "METHOD PATH", of every route there is
+func TestEveryRouteButAFewRefusesCallersNobodyKnows(t *testing.T) {
+	q, err := async.Open(t.Context(), natstest.Start(t), async.Options{Log: testkit.Log(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	everything := func(o *gateway.Options) {
+		o.Queue = q
+		o.Registry = http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { t.Errorf("%s %s got through", r.Method, r.URL) })
+	}
+	i := startIssuer(t)
+	unsigned := "eyJhbGciOiJub25lIn0." + base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"iss":%q,"sub":"admin","aud":"web","exp":9999999999}`, i.url)) + "."
+	credentials := map[string]func(*http.Request){
+		"none":                  func(*http.Request) {},
+		"a wrong password":      func(r *http.Request) { r.SetBasicAuth("admin", "wrong") },
+		"an empty password":     func(r *http.Request) { r.SetBasicAuth("admin", "") },
+		"another kind of token": func(r *http.Request) { r.Header.Set("Authorization", "Bearer s3cret") },
+		"an unsigned token":     func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+unsigned) },
+		"a mark of the queue":   func(r *http.Request) { r.Header.Set(invoke.HeaderQueued, "1") },
+	}
+	for name, tt := range map[string]struct {
+		adjust []func(*gateway.Options)
+		open   []string
+	}{
+		"passwords alone": {[]func(*gateway.Options){everything}, append(openWithoutOIDC, openRoutes...)},
+		"and an issuer":   {[]func(*gateway.Options){everything, guard(t, i)}, openRoutes},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := start(t, func(_ http.ResponseWriter, r *http.Request) { t.Errorf("%s %s got through", r.Method, r.URL) }, tt.adjust...)
+			p.deploy(t, "echo")
+			routes := p.refusedRoutes(t, tt.open)
+			for _, route := range routes {
+				method, path, _ := strings.Cut(route, " ")
+				for name, set := range credentials {
+					r, err := http.NewRequestWithContext(t.Context(), method, p.url+path, strings.NewReader("{}"))
+					if err != nil {
+						t.Fatal(err)
+					}
+					set(r)
+					resp, body := p.send(t, r)
+					want := `Basic realm="Restricted"`
+					if strings.Contains(path, "function/echo") && !strings.HasPrefix(path, "/system") || strings.HasPrefix(path, "/async-batch/") {
+						want = "Bearer realm=IAM function invoke"
+					}
+					if resp.StatusCode != 401 || resp.Header.Get("WWW-Authenticate") != want {
+						t.Errorf("%s with %s: %d, %v", route, name, resp.StatusCode, resp.Header)
+					}
+					if method != "HEAD" && !strings.HasPrefix(body, "invalid credentials") && !strings.HasPrefix(body, "the token is") {
+						t.Errorf("%s with %s: body %q", route, name, body)
+					}
+				}
+			}
+		})
+	}
+}
+
+// refusedRoutes lists every route but those in open, as "METHOD PATH" of a
+// request that it serves.
+func (p *platform) refusedRoutes(t *testing.T, open []string) []string {
+	t.Helper()
+	var routes []string
 	err := p.Walk(func(route *mux.Route, _ *mux.Router, _ []*mux.Route) error {
 		path, err := route.GetPathTemplate()
-		if err != nil {
+		if err != nil || slices.Contains(open, path) {
 			return err
 		}
 		methods, err := route.GetMethods()
-		if err != nil {
+		switch {
+		case strings.HasPrefix(path, "/async-"):
+			methods = []string{"POST"} // what others ask about is known by the call, if there is one
+		case err != nil:
 			methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} // takes any
 		}
+		if slices.Contains(openWithoutOIDC, path) {
+			path += "echo"
+		}
+		path = strings.NewReplacer("{name}", "echo", "{namespace}", "fn", "{id}", "x", "{queue}", "x").Replace(path)
 		for _, method := range methods {
-			if !open[path] {
-				routes = append(routes, method+" "+path)
-			}
+			routes = append(routes, method+" "+path)
 		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(routes) < 25 {
+	if len(routes) < 30 {
 		t.Fatalf("only %d routes were found: %q", len(routes), routes)
 	}
-	routes = append(routes, "GET /system/", "GET /system/no-such-thing", "PATCH /system/functions", "GET /v2/", "PUT /v2/echo/manifests/latest")
-
-	credentials := map[string]func(*http.Request){
-		"none":                  func(*http.Request) {},
-		"a wrong password":      func(r *http.Request) { r.SetBasicAuth("admin", "wrong") },
-		"an empty password":     func(r *http.Request) { r.SetBasicAuth("admin", "") },
-		"another kind of token": func(r *http.Request) { r.Header.Set("Authorization", "Bearer s3cret") },
-	}
-	for _, route := range routes {
-		method, path, _ := strings.Cut(route, " ")
-		path = strings.NewReplacer("{name}", "echo", "{namespace}", "fn").Replace(path)
-		for name, set := range credentials {
-			r, err := http.NewRequestWithContext(t.Context(), method, p.url+path, strings.NewReader("{}"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			set(r)
-			resp, body := p.send(t, r)
-			if resp.StatusCode != 401 || resp.Header.Get("WWW-Authenticate") != `Basic realm="Restricted"` {
-				t.Errorf("%s with %s: %d, %v", route, name, resp.StatusCode, resp.Header)
-			}
-			if method != "HEAD" && body != "invalid credentials" {
-				t.Errorf("%s with %s: body %q", route, name, body)
-			}
-		}
-	}
+	return append(routes, "GET /system/", "GET /system/no-such-thing", "PATCH /system/functions", "GET /v2/", "PUT /v2/echo/manifests/latest")
 }
 
 func TestTheReferencePageListsTheRoutesOfTheManagementAPI(t *testing.T) {
@@ -218,8 +263,8 @@ func TestTheReferencePageListsTheRoutesOfTheManagementAPI(t *testing.T) {
 
 Generated from the route table by the tests of package ` + "`gateway`" + ` (` + "`-update`" + `
 rewrites this page). Requests and answers are those of OpenFaaS: the types of
-` + "`github.com/openfaas/faas-provider`" + `. Every route needs credentials and, once
-there are policies, the action in the last column. A namespace can be named by
+` + "`github.com/openfaas/faas-provider`" + `. Every route needs credentials and the right to
+the action in the last column, which an administrator has. A namespace can be named by
 the query parameter ` + "`namespace`" + `, by the body's field of that name, or behind a
 function's name in the path (` + "`NAME.NAMESPACE`" + `); places that disagree are refused.
 
@@ -239,11 +284,18 @@ function's name in the path (` + "`NAME.NAMESPACE`" + `); places that disagree a
 		}
 		fmt.Fprintf(&page, "| %s | `%s` | `%s` |\n", r.Method, r.Path, r.Action)
 	}
+	fmt.Fprintf(&page, "| GET | `%s` | none |\n", "/system/can-i")
 	page.WriteString(`
 The routes about calls and queues, and those under ` + "`/async-function/`" + ` and
-` + "`/async-batch/`" + `, which are open, are described with [the queue](queue.md).
+` + "`/async-batch/`" + `, are described with [the queue](queue.md).
 
-Open to everybody: ` + "`/function/NAME[.NAMESPACE]/…`" + ` with every verb, ` + "`GET /healthz`" + `, ` + "`GET /`" + `.
+` + "`/system/can-i?action=ACTION&resource=NAMESPACE:FUNCTION`" + ` answers whether the caller may do
+something, and by which rule: ` + "`{\"caller\", \"action\", \"resource\", \"allowed\", \"reason\"}`" + `.
+
+Open to everybody: ` + "`GET /healthz`" + `, ` + "`GET /`" + `, and where no issuer is configured also
+` + "`/function/NAME[.NAMESPACE]/…`, `/async-function/…` and `/async-batch/…`" + `. With one these need a
+caller with the action ` + "`Function:Invoke`" + `, unless the function is annotated as public: see the
+[guide to identity](../guide/identity.md).
 ` + "`/v2/…`" + ` is the OCI registry, where there is one; reading it needs
 ` + "`Function:Get`" + `, writing ` + "`Function:Create`" + `.
 `)

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -14,6 +13,9 @@ import (
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/web"
 )
+
+// canIPath is where callers ask what they may do.
+const canIPath = "/system/can-i"
 
 // welcome is what a browser finds at the root.
 const welcome = `Graphene %s answers here.
@@ -30,10 +32,12 @@ Management is under /system and needs the password that the first start made.
 func (g *Gateway) routes() *mux.Router {
 	r := newRouter()
 
-	// Open to everybody. Calls come first: routes are tried in this order.
+	// Open to everybody, but calls of functions only where no issuer is trusted:
+	// with one they are admitted one by one. They come first: routes are tried
+	// in this order.
 	r.PathPrefix("/function/").Handler(g.calls())
 	if g.async != nil {
-		later := g.accessLog(web.Always(slog.LevelDebug), web.Recover(g.o.Log, g.async))
+		later := g.accessLog(web.Always(slog.LevelDebug), web.Recover(g.o.Log, g.identified(g.async)))
 		r.PathPrefix(async.CallsPath).Handler(later)
 		r.PathPrefix(async.BatchesPath).Handler(later)
 	}
@@ -83,6 +87,7 @@ func (g *Gateway) systemRoutes() *mux.Router {
 		r.Path(route.Path).Methods(route.Method).
 			Handler(g.metrics.Route(route.Path, web.Handler(g.o.Log, route.Handle)))
 	}
+	r.Path(canIPath).Methods("GET").Handler(g.metrics.Route(canIPath, web.Handler(g.o.Log, g.canI)))
 	if g.async == nil {
 		return r
 	}
@@ -106,7 +111,7 @@ func (g *Gateway) registryRoutes() http.Handler {
 		if r.Method == http.MethodGet || r.Method == http.MethodHead {
 			action = auth.FunctionGet
 		}
-		if err := auth.May(auth.CallerOf(r.Context()), action, auth.Resource{}); err != nil {
+		if err := g.may(r.Context(), string(action), "", ""); err != nil {
 			return err
 		}
 		g.o.Registry.ServeHTTP(w, r)
@@ -127,36 +132,6 @@ func (g *Gateway) metricsRoutes() *mux.Router {
 // newRouter returns a router that takes paths as they are: a function may give
 // a meaning to "//" and "%2F".
 func newRouter() *mux.Router { return mux.NewRouter().SkipClean(true).UseEncodedPath() }
-
-// guarded finds out who the caller is before anything else happens, and logs
-// the request. A browser that remembers a password sends it along whichever
-// page made the request, so requests that change something must not come from
-// pages of other origins.
-func (g *Gateway) guarded(next http.Handler) http.Handler {
-	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		caller, err := g.o.Authenticator.Authenticate(r)
-		switch {
-		case err != nil && !errors.Is(err, fault.Unauthenticated):
-			web.WriteError(w, r, g.o.Log, err) // it could not be found out
-			return
-		case err != nil, caller == auth.Caller{}:
-			refuse(w)
-			return
-		}
-		web.Annotate(r.Context(), slog.String("caller", caller.Subject))
-		next.ServeHTTP(w, r.WithContext(auth.WithCaller(r.Context(), caller)))
-	})
-	sameOrigin := http.NewCrossOriginProtection().Handler(h)
-	return web.IdentifyCalls(g.accessLog(web.Changes, web.Recover(g.o.Log, sameOrigin)))
-}
-
-// refuse answers as OpenFaaS does, to the letter: browsers, registry clients
-// and faas-cli read it.
-func refuse(w http.ResponseWriter) {
-	w.Header().Set("WWW-Authenticate", `Basic realm="Restricted"`)
-	w.WriteHeader(http.StatusUnauthorized)
-	_, _ = io.WriteString(w, "invalid credentials") // a caller that went away needs no answer
-}
 
 func (g *Gateway) welcome(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")

@@ -17,6 +17,7 @@ type Config struct {
 	MetricsListen       string            `env:"GRAPHENE_METRICS_LISTEN" envDefault:"127.0.0.1:8082" doc:"address of the metrics page, without authentication; port 0 takes a free one, off serves none"`
 	DataDir             string            `env:"GRAPHENE_DATA_DIR" doc:"directory for everything that survives a restart (default: /var/lib/graphene as root, else graphene in the user's data directory)"`
 	Login               bool              `env:"GRAPHENE_LOGIN" envDefault:"true" doc:"log the command line in at every start"`
+	AuthConfig          string            `env:"auth_config" doc:"file of trusted issuers, roles and policies, read again when it changes; with it calls of functions need a token"`
 	ReadTimeout         function.Duration `env:"read_timeout" envDefault:"1m" doc:"longest time a request to the management API may take to arrive; calls follow their function's exec_timeout"`
 	WriteTimeout        function.Duration `env:"write_timeout" envDefault:"1m" doc:"longest time an answer of the management API may take; followed logs are exempt"`
 	MaxBody             function.Bytes    `env:"GRAPHENE_MAX_BODY" envDefault:"0" doc:"largest body of a call; 0 is no limit"`

@@ -87,6 +87,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	var tokens *auth.Tokens
+	identity := gatewaymetrics.NewIdentity()
+	if o.AuthConfig != "" {
+		if tokens, err = auth.OpenTokens(auth.TokensOptions{File: o.AuthConfig, Meter: identity, Log: o.Log}); err != nil {
+			return fmt.Errorf("--auth-config: %w", err)
+		}
+	}
 	registry, err := newRegistry(ctx, registryOptions{dir: dir.join("registry"), maxBlob: int64(o.MaxUpload), log: o.Log})
 	if err != nil {
 		return err
@@ -124,6 +131,8 @@ func Run(ctx context.Context, o Options) (err error) {
 		MetricsListener: metrics,
 		Provider:        web.InProcess(functionsAPI.Handler()),
 		Authenticator:   auth.NewBasic(user, password),
+		Tokens:          tokens,
+		IdentityMetrics: identity,
 		Registry:        registry,
 		Queue:           calls.Queue,
 		QueueMetrics:    counted,
@@ -138,7 +147,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		Log:             o.Log,
 	})
 	url := address(listener)
-	worker, err := calls.worker(o, web.InProcess(front.Handler()), url)
+	// The worker's calls were allowed when they were accepted, which it proves.
+	toFront := &auth.Transport{Header: "Proxy-Authorization", User: user, Password: password, Next: web.InProcess(front.Handler())}
+	worker, err := calls.worker(o, toFront, url)
 	if err != nil {
 		return err
 	}

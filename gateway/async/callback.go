@@ -161,7 +161,7 @@ func (c *callbacks) putOff(ctx context.Context, cb callback, o outcome, msg jets
 	}
 	due := time.Now().Add(c.o.Policy.wait(cb.Tries, o, chance()))
 	m.Header.Set(headerDue, strconv.FormatInt(due.UnixMilli(), 10))
-	_, err = c.w.q.js.PublishMsg(ctx, m, jetstream.WithMsgID("callback/"+cb.Call+"/later/"+strconv.Itoa(cb.Tries)))
+	_, err = c.w.q.store(ctx, withName(m, "callback/"+cb.Call+"/later/"+strconv.Itoa(cb.Tries)))
 	return err
 }
 
@@ -210,6 +210,9 @@ func (c *callbacks) send(ctx context.Context, cb callback, body []byte) (o outco
 	}
 	req.Header, req.ContentLength = cb.Header.Clone(), size
 	req.Header.Set("User-Agent", "graphene-queue-worker")
+	// The gateway has allowed calls that carry this mark. A callback, whose
+	// headers are the function's, is allowed nothing.
+	req.Header.Del(c.w.o.Queued)
 	if len(c.o.Secret) > 0 {
 		signed, _, err := open()
 		if err != nil {

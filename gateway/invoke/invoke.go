@@ -22,6 +22,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/web"
 )
 
@@ -37,7 +38,12 @@ const internal = "gateway"
 type ProxyOptions struct {
 	// Version is shown in the header X-Served-By.
 	Version string
-	Log     *slog.Logger
+	// Admit is asked before a function is called whether r may do so; its error
+	// goes to the caller. For a function that does not exist it is asked too,
+	// without annotations, so that names show only to those who could call
+	// them. It may change r's headers. Nil admits everybody.
+	Admit func(r *http.Request, ref function.Ref, annotations map[string]string) error
+	Log   *slog.Logger
 }
 
 // A Proxy serves /function/NAME[.NAMESPACE]/…. It must be given paths as they
@@ -48,6 +54,7 @@ type ProxyOptions struct {
 // request keeps its place.
 type Proxy struct {
 	table    *Table
+	admit    func(r *http.Request, ref function.Ref, annotations map[string]string) error
 	servedBy string
 	log      *slog.Logger
 	errors   *log.Logger // where httputil complains
@@ -64,6 +71,7 @@ func NewProxy(t *Table, o ProxyOptions) *Proxy {
 	}
 	p := &Proxy{
 		table:    t,
+		admit:    o.Admit,
 		servedBy: "graphene/" + o.Version,
 		log:      o.Log,
 		errors:   slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
@@ -92,11 +100,30 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	route, err := p.table.find(r.Context(), where.name)
+	if denied := p.denied(r, where.name, route); denied != nil {
+		err = denied
+	}
 	if err != nil {
 		c.fail(w, r, err)
 		return
 	}
 	c.serve(w, r, route, where)
+}
+
+// denied returns why r may not call the function of that name, or nil. The
+// route is nil if there is none.
+func (p *Proxy) denied(r *http.Request, name string, to *route) error {
+	switch {
+	case p.admit == nil:
+		return nil
+	case to != nil:
+		return p.admit(r, to.ref, to.view.Load().Annotations)
+	}
+	ref, err := function.ParseRef(name, p.table.o.Namespace)
+	if err != nil {
+		ref = function.Ref{}
+	}
+	return p.admit(r, ref, nil)
 }
 
 func allowed(method string) bool {

@@ -58,6 +58,7 @@ func Definitions() []Definition {
 		serviceCount, serviceReadyCount, serviceMin,
 		requestsTotal, requestSeconds,
 		queueSubmitted, queueProcessed, queueInflight, queuePending, queueAge, queueReconnects,
+		identityRules, identityIssuer, identityRefused,
 	}
 }
 

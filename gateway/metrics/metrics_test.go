@@ -163,6 +163,11 @@ func TestTheReferencePageListsWhatTheRegistryHolds(t *testing.T) {
 	q.Submitted("q")
 	q.Processed("q")
 	q.Running("q", echo, 1)
+	identity := metrics.NewIdentity()
+	m.AddIdentity(identity)
+	identity.Rules(true)
+	identity.Issuer("corp", true)
+	identity.Refused("")
 	m.Route("/", http.NotFoundHandler()).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
 
 	kinds := map[string]string{}

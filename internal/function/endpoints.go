@@ -28,12 +28,12 @@ type Endpoints struct {
 }
 
 // CallAnnotations returns those of a function's annotations that a gateway
-// needs to call it: the ones about asynchronous calls. It is nil if there are
-// none.
+// needs to call it: the ones about asynchronous calls and about who may. It is
+// nil if there are none.
 func CallAnnotations(all map[string]string) map[string]string {
 	var kept map[string]string
 	for k, v := range all {
-		if k == AnnotationQueue || strings.HasPrefix(k, AnnotationRetry) {
+		if k == AnnotationQueue || k == AnnotationPublic || strings.HasPrefix(k, AnnotationRetry) {
 			if kept == nil {
 				kept = map[string]string{}
 			}

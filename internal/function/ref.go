@@ -106,7 +106,13 @@ const (
 
 	AnnotationQueue = "com.openfaas.queue"  // which queue asynchronous calls go through
 	AnnotationRetry = "com.openfaas.retry." // begins those that say how asynchronous calls are tried again
+
+	AnnotationPublic = annotationPrefix + "public" // "true": callers need no credentials, also where others do
 )
+
+// Public reports whether a function with these annotations can be called
+// without credentials.
+func Public(annotations map[string]string) bool { return annotations[AnnotationPublic] == "true" }
 
 // Labels on the configuration of an image made by the layers builder.
 const (

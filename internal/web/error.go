@@ -92,7 +92,7 @@ func Handler(log *slog.Logger, h HandlerFunc) http.Handler {
 }
 
 // WriteError answers r with err. An error that wraps a [*Retry] gets a
-// Retry-After header.
+// Retry-After header, one that wraps a [*Challenge] a WWW-Authenticate header.
 func WriteError(w http.ResponseWriter, r *http.Request, log *slog.Logger, err error) {
 	status := Status(err)
 	if r.Context().Err() != nil && errors.Is(err, r.Context().Err()) {
@@ -109,8 +109,21 @@ func WriteError(w http.ResponseWriter, r *http.Request, log *slog.Logger, err er
 	if retry, ok := errors.AsType[*Retry](err); ok {
 		w.Header().Set("Retry-After", strconv.Itoa(max(1, int(retry.After.Round(time.Second)/time.Second))))
 	}
+	if wanted, ok := errors.AsType[*Challenge](err); ok {
+		w.Header().Set("WWW-Authenticate", wanted.Want)
+	}
 	http.Error(w, text, status)
 }
+
+// Challenge marks an error of kind fault.Unauthenticated with the credentials
+// that are wanted, as HTTP writes them.
+type Challenge struct {
+	Want string
+	Err  error
+}
+
+func (e *Challenge) Error() string { return e.Err.Error() }
+func (e *Challenge) Unwrap() error { return e.Err }
 
 // Retry marks an error that is worth trying again after a while.
 type Retry struct {

@@ -11,23 +11,15 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
 	"os"
 	"os/signal"
-	"strconv"
-	"strings"
 	"syscall"
-	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/openfaas/faas-provider/types"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/graphene-faas/graphene/gateway"
-	"github.com/graphene-faas/graphene/gateway/async"
-	"github.com/graphene-faas/graphene/gateway/metrics"
 	"github.com/graphene-faas/graphene/internal/conf"
-	"github.com/graphene-faas/graphene/internal/fault"
 )
 
 // Set by the linker.
@@ -82,58 +74,30 @@ func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 			return fmt.Errorf("find out the host's name: %w", err)
 		}
 	}
-	var calls queue
-	if c.NatsHost != "" {
-		if err := calls.open(ctx, c, log); err != nil {
-			return err
-		}
-		defer calls.conn.Close()
+	queue, counted, closeQueue, err := c.OpenQueue(log)
+	if err != nil {
+		return err
+	}
+	if closeQueue != nil {
+		defer closeQueue()
 	}
 	o, err := c.Options(log, types.VersionInfo{Release: version, SHA: cmp.Or(commit, "unknown"), CommitMessage: "built from " + cmp.Or(commit, "unknown sources")})
 	if err != nil {
 		return err
 	}
-	o.Queue, o.QueueMetrics = calls.queue, calls.counted
-	log.Info("serving", "listen", o.Listener.Addr().String(), "provider", o.ProviderURL.Redacted(), "queue", c.NatsHost != "", "version", version)
-	err = gateway.New(o).Run(ctx)
+	o.Queue, o.QueueMetrics = queue, counted
+	log.Info("serving", "listen", o.Listener.Addr().String(), "provider", o.ProviderURL.Redacted(),
+		"queue", queue != nil, "issuers", o.Tokens != nil, "version", version)
+	group, ctx := errgroup.WithContext(ctx)
+	behind, stopBehind := context.WithCancel(context.WithoutCancel(ctx))
+	if queue != nil {
+		group.Go(func() error { return queue.Run(behind) })
+	}
+	group.Go(func() error {
+		defer stopBehind() // the queue is needed until the last request
+		return gateway.New(o).Run(ctx)
+	})
+	err = group.Wait()
 	log.Info("gateway stopped")
 	return err
-}
-
-// A queue is the queue of asynchronous calls and the connection below it.
-type queue struct {
-	conn    *nats.Conn
-	queue   *async.Queue
-	counted *metrics.Queue
-}
-
-func (q *queue) open(ctx context.Context, c gateway.Config, log *slog.Logger) (err error) {
-	q.counted = metrics.NewQueue()
-	q.conn, err = nats.Connect(natsURL(c), nats.Name("gateway "+c.ID), nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true),
-		nats.ReconnectWait(250*time.Millisecond), nats.ReconnectHandler(func(*nats.Conn) { q.counted.Reconnected() }))
-	if err != nil {
-		// The error may repeat the URL, and that a password.
-		return fault.Invalid.Errorf("nats_host cannot be used; want a host or a URL such as nats://nats:4222")
-	}
-	q.queue, err = async.Open(ctx, q.conn, async.Options{
-		Replicas:   c.QueueReplicas,
-		MaxBacklog: int64(c.QueueMaxBacklog),
-		MaxBytes:   int64(c.QueueMaxBytes),
-		MaxBody:    int64(c.QueueMaxBody),
-		MaxRecords: int64(c.QueueMaxResults),
-		ResultAge:  c.QueueResultAge.Std(),
-		Meter:      q.counted,
-		Log:        log,
-	})
-	if err != nil {
-		q.conn.Close()
-	}
-	return err
-}
-
-func natsURL(c gateway.Config) string {
-	if strings.Contains(c.NatsHost, "://") {
-		return c.NatsHost
-	}
-	return "nats://" + net.JoinHostPort(c.NatsHost, strconv.Itoa(c.NatsPort))
 }

@@ -103,7 +103,7 @@ func TestTheGatewayServesWhatTheProviderHasAndStopsWhenAsked(t *testing.T) {
 func TestWhatIsWrongWithTheSettingsIsSaidAtOnce(t *testing.T) {
 	for want, environ := range map[string][]string{
 		"functions_provider_url is not set": nil,
-		"nats_host cannot be used":          {"functions_provider_url=http://127.0.0.1:1", "nats_host=nats://user:hush@127.0.0.1:x", "basic_auth=false", "listen=127.0.0.1:0", "metrics_listen=none"},
+		"nats_creds_file":                   {"functions_provider_url=http://127.0.0.1:1", "nats_host=nats", "nats_token_file=t", "nats_creds_file=c", "basic_auth=false", "listen=127.0.0.1:0", "metrics_listen=none"},
 		"belong together":                   {"functions_provider_url=http://127.0.0.1:1", "build_watchdog_image=w"},
 		"build_registry is":                 {"functions_provider_url=http://127.0.0.1:1", "build_registry=https://r"},
 		"log_format is \"xml\"":             {"functions_provider_url=http://127.0.0.1:1", "log_format=xml"},
