@@ -26,14 +26,14 @@ type accessLog struct {
 	date    []byte // as a line begins with it
 }
 
-// line writes the date and what add appends, as a line.
-func (l *accessLog) line(now time.Time, add func(line []byte) []byte) {
+// line writes the date and text as a line.
+func (l *accessLog) line(now time.Time, text []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if s := now.Unix(); s != l.second || l.date == nil {
 		l.second, l.date = s, append(now.AppendFormat(l.date[:0], logTime), ' ')
 	}
-	l.held = append(add(append(l.held, l.date...)), '\n')
+	l.held = append(append(append(l.held, l.date...), text...), '\n')
 	switch {
 	case len(l.held) >= logHeld || !l.armed && now.Sub(l.written) >= logPause:
 		l.write(now)

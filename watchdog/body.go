@@ -45,9 +45,12 @@ func (b *requestBody) left(r *http.Request) bool {
 
 // drain reads what the function, which has returned, has left of a small body.
 func (a *answer) drain() {
+	if length := a.r.ContentLength; a.body == nil || length < 0 || length > drainable {
+		return
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if length := a.r.ContentLength; a.body == nil || a.hijacked || length < 0 || length > drainable {
+	if a.hijacked {
 		return
 	}
 	_ = a.body.Close() // reads to the end first; if it cannot, the server will find out
