@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,13 +15,22 @@ import (
 
 // writes counts how often it is written to.
 type writes struct {
-	bytes.Buffer
-	n int
+	mu   sync.Mutex
+	text bytes.Buffer
+	n    int
 }
 
 func (w *writes) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.n++
-	return w.Buffer.Write(p)
+	return w.text.Write(p)
+}
+
+func (w *writes) seen() (n int, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.n, w.text.String()
 }
 
 func TestABurstOfLogLinesIsOneWriteAndALoneLineDoesNotWait(t *testing.T) {
@@ -28,24 +38,24 @@ func TestABurstOfLogLinesIsOneWriteAndALoneLineDoesNotWait(t *testing.T) {
 		var w writes
 		l := accessLog{w: &w}
 		l.line(time.Now(), []byte("alone"))
-		if w.n != 1 {
-			t.Fatalf("a line of its own waits: %q", w.String())
+		if n, text := w.seen(); n != 1 {
+			t.Fatalf("a line of its own waits: %q", text)
 		}
 		for range 100 {
 			l.line(time.Now(), []byte("burst"))
 		}
-		if w.n != 1 {
-			t.Errorf("a burst made %d writes", w.n-1)
+		if n, _ := w.seen(); n != 1 {
+			t.Errorf("a burst made %d writes", n-1)
 		}
 		time.Sleep(logPause)
 		synctest.Wait()
-		if got := strings.Count(w.String(), " burst\n"); w.n != 2 || got != 100 {
-			t.Errorf("%d lines in %d writes", got, w.n-1)
+		if n, text := w.seen(); n != 2 || strings.Count(text, " burst\n") != 100 {
+			t.Errorf("%d writes: %q", n-1, text)
 		}
 		time.Sleep(time.Second)
 		l.line(time.Now(), []byte("later"))
-		if !strings.HasSuffix(w.String(), time.Now().Format(logTime)+" later\n") {
-			t.Errorf("the last line is not dated now: %q", w.String())
+		if _, text := w.seen(); !strings.HasSuffix(text, time.Now().Format(logTime)+" later\n") {
+			t.Errorf("the last line is not dated now: %q", text)
 		}
 	})
 }
