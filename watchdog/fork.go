@@ -83,7 +83,7 @@ func (f *fork) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // it comes. When the process fails after it has printed something, all that
 // can be done is to end the connection within the answer.
 func (f *fork) stream(a *answer, r *http.Request) {
-	first, last, err := readFirst(r, false)
+	first, last, err := readFirst(nil, r, false)
 	if err != nil {
 		a.bodyError(err)
 		return

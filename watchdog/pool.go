@@ -24,6 +24,9 @@ const (
 	maxFailures = 3                      // workers that fail to start in a row, until the pool gives up
 	minBackoff  = 100 * time.Millisecond // before a zygote that has ended is replaced; doubled each time
 	maxBackoff  = time.Minute
+
+	pipelined     = time.Millisecond // service times below which a worker is sent a second call behind its first
+	serviceMemory = 8                // calls that the recent service time is roughly the mean of
 )
 
 var (
@@ -33,25 +36,31 @@ var (
 // pool is mode [Pool]: workers forked from a zygote that has loaded the
 // function, or, where that cannot be, workers that each load for themselves.
 //
-// One goroutine, run, owns the zygote and its news. Calls take workers with
-// acquire and give them back with release; each worker has a goroutine that
-// reads its socket.
+// One goroutine, run, owns the zygote and its news, and each worker has one,
+// read, that follows its socket. Calls come by submit. Whoever makes room in a
+// worker, which mostly is its reader, finds the next call for it and sends it
+// there, so that between two calls a worker waits for nobody to wake up.
 type pool struct {
 	o       *Options
 	w       WorkerOptions
 	log     *slog.Logger
 	readers sync.WaitGroup
 	failed  chan error // why the pool cannot go on; holds one
+	heads   heads      // of answers
 
-	mu       sync.Mutex // guards the rest, and the workers' scheduling fields
+	mu       sync.Mutex // guards the rest, and what workers and calls say it does
+	dirty    []*worker  // have something to be written when the lock is given up
 	zygote   *zygote    // can fork; nil while there is none
 	shared   bool       // workers are forked from a loaded zygote
 	problem  string     // why not
-	workers  map[uint32]*worker
+	workers  []*worker
 	lastID   uint32
-	waiting  list.List // of *claim, in the order of arrival
-	failures int       // of workers to start, in a row
-	ready    func()    // called at the first ready worker, then nil
+	waiting  list.List     // of *call, in the order of arrival
+	gathered []*call       // reused by gather
+	behind   int           // calls that are behind others in their worker
+	service  time.Duration // that calls took lately, once begun; zero if not known
+	failures int           // of workers to start, in a row
+	ready    func()        // called at the first ready worker, then nil
 	ended    bool
 	crashes  int       // workers that ended in a call, in a row
 	crash    string    // how the last of them did
@@ -63,6 +72,8 @@ type pool struct {
 
 	starts   int // for the metrics
 	deaths   int
+	followed int            // calls sent behind others
+	returned int            // calls taken back
 	recycled map[string]int // by reason
 	sizes    [len(sizeBuckets)]int
 	batches  int
@@ -73,10 +84,9 @@ type pool struct {
 func newPool(o *Options) *pool {
 	p := &pool{
 		o: o, w: o.Workers, log: o.Log,
-		failed:  make(chan error, 1),
-		workers: map[uint32]*worker{},
-		shared:  o.Workers.Threads == 1,
-		cost:    batchCost{most: o.Workers.BatchMax, target: o.Workers.BatchLatency},
+		failed: make(chan error, 1),
+		shared: o.Workers.Threads == 1,
+		cost:   batchCost{most: o.Workers.BatchMax, target: o.Workers.BatchLatency},
 
 		recycled: map[string]int{},
 	}
@@ -106,10 +116,10 @@ func (p *pool) capacity() int {
 	each := 1
 	for _, w := range p.workers {
 		switch {
-		case w.async:
-			each = p.w.AsyncCalls
-		case w.batch:
+		case w.batches:
 			each = p.w.BatchMax
+		case w.ready:
+			each = w.many
 		}
 	}
 	return p.w.Max * each
@@ -186,12 +196,6 @@ func (p *pool) isShared() bool {
 	return p.shared
 }
 
-func (p *pool) isAsync(w *worker) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return w.async
-}
-
 // serving reports whether there are workers to answer calls.
 func (p *pool) serving() bool {
 	p.mu.Lock()
@@ -236,15 +240,17 @@ func (p *pool) watch(ctx context.Context, z *zygote, tick <-chan time.Time) erro
 // hear takes the zygote's news of its workers.
 func (p *pool) hear(f frame) {
 	p.mu.Lock()
-	w := p.workers[f.id]
-	p.mu.Unlock()
-	if w == nil {
+	i := slices.IndexFunc(p.workers, func(w *worker) bool { return w.id == f.id })
+	if i < 0 {
+		p.mu.Unlock()
 		return // retired, and gone as it should be
 	}
+	w := p.workers[i]
+	p.mu.Unlock()
 	switch f.kind {
 	case frameForked:
 		p.mu.Lock()
-		defer p.mu.Unlock()
+		defer p.unlock()
 		if v, err := parseJSON[struct{ PID int }](f.payload); err == nil {
 			w.pid = v.PID
 		}
@@ -262,7 +268,7 @@ func (p *pool) hear(f frame) {
 // lose forgets a zygote that has ended.
 func (p *pool) lose() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	p.zygote = nil
 	for _, w := range p.workers {
 		w.forked = true // whatever it had left to say
@@ -283,9 +289,9 @@ func (p *pool) fork() {
 	p.lastID++
 	w := &worker{
 		id: p.lastID, zygote: p.zygote, started: time.Now(), conn: conn,
-		calls: map[uint32]*exchange{}, exited: make(chan struct{}), lastUsed: time.Now(),
+		calls: map[uint32]*call{}, exited: make(chan struct{}), lastUsed: time.Now(), many: 1,
 	}
-	p.workers[w.id] = w
+	p.workers = append(p.workers, w)
 	p.starts++
 	if err := p.zygote.fork(w.id, theirs); err != nil {
 		// The zygote is ending, which run is about to see; so will the reader.
@@ -297,10 +303,10 @@ func (p *pool) fork() {
 
 // read follows one worker to its end.
 func (p *pool) read(w *worker) {
-	err := w.read(func(r ready) { p.onReady(w, r) })
+	err := p.follow(w)
 	p.mu.Lock()
 	w.dead = true
-	expected := p.ended || w.retiring && w.inflight == 0 && (w.ready || w.reason == "")
+	expected := p.ended || w.retiring && len(w.calls) == 0 && (w.ready || w.reason == "")
 	reason := w.reason
 	p.mu.Unlock()
 	status := "retired"
@@ -310,16 +316,19 @@ func (p *pool) read(w *worker) {
 	if reason != "" {
 		status = "it was killed, because " + reason
 	}
-	w.close(status)
+	p.close(w, status)
 	p.onGone(w, status, err, expected)
 }
 
 func (p *pool) onReady(w *worker, r ready) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	w.greeted, w.async, w.pid = true, r.Async, r.PID
+	defer p.unlock()
+	w.greeted, w.many, w.pid = true, max(1, r.Many), r.PID
+	if r.Async {
+		w.many = p.w.AsyncCalls
+	}
 	if r.Batch && p.w.BatchMax > 1 {
-		w.batch = true
+		w.batches = true
 		p.batching.Store(true)
 	}
 	p.admit(w)
@@ -345,20 +354,20 @@ func (p *pool) admit(w *worker) {
 			break // one for one
 		}
 	}
-	p.dispatch()
+	p.dispatch(time.Now())
 }
 
 // onGone settles what a worker's end leaves behind.
 func (p *pool) onGone(w *worker, status string, err error, expected bool) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.workers, w.id)
+	defer p.unlock()
+	p.workers = slices.DeleteFunc(p.workers, func(other *worker) bool { return other == w })
 	if expected {
-		p.dispatch()
+		p.dispatch(time.Now())
 		return
 	}
 	p.deaths++
-	p.log.Warn("worker ended", "pid", w.pid, "status", status, "in_flight", w.inflight, "served", w.served)
+	p.log.Warn("worker ended", "pid", w.pid, "status", status, "served", w.served)
 	if !w.ready {
 		if err == nil {
 			err = errors.New("a worker ended before it was ready: " + status)
@@ -385,17 +394,10 @@ func (p *pool) onGone(w *worker, status string, err error, expected bool) {
 			pause := min(maxRest, minBackoff<<min(p.crashes-maxCrashes, 16))
 			p.rest = time.Now().Add(pause)
 			p.log.Error("workers end in a call, one after the other", "crashes", p.crashes, "status", status, "next_start_in", pause)
-			time.AfterFunc(pause, p.resume)
+			time.AfterFunc(pause, p.redispatch) // starts what was not started meanwhile
 		}
 	}
-	p.dispatch()
-}
-
-// resume starts what was not started while the pool rested after crashes.
-func (p *pool) resume() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.dispatch()
+	p.dispatch(time.Now())
 }
 
 func (p *pool) anyReady() bool {
@@ -407,135 +409,114 @@ func (p *pool) anyReady() bool {
 	return false
 }
 
-// acquire returns a worker with room for one more call, waiting for it if it
-// must; each grant is given back by release, or by discard.
-func (p *pool) acquire(c *claim) (g grant, waited bool, err error) {
-	ctx := c.r.Context()
-	p.mu.Lock()
-	if p.ended {
-		p.mu.Unlock()
-		return grant{}, false, errPoolEnded
+// soil notes that a worker has something pending. The caller holds the lock.
+func (p *pool) soil(w *worker) {
+	if !slices.Contains(p.dirty, w) {
+		p.dirty = append(p.dirty, w)
 	}
+}
+
+// unlock gives up the lock and writes what has become pending under it.
+func (p *pool) unlock() {
+	var few [4]*worker
+	dirty := append(few[:0], p.dirty...)
+	clear(p.dirty)
+	p.dirty = p.dirty[:0]
+	p.mu.Unlock()
+	for _, w := range dirty {
+		p.flush(w)
+	}
+}
+
+// submit finds a worker with room for a call, or lets the call wait for one. An
+// error means that it will not be answered.
+func (p *pool) submit(c *call) error {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.unlock()
+	if p.ended {
+		return errPoolEnded
+	}
+	c.arrived = now
 	if p.waiting.Len() == 0 {
-		if w := p.pick(); w != nil {
-			p.take(w)
-			g := grant{w: w, batch: p.newBatch(w, 1)}
-			w.running = g.batch
-			p.mu.Unlock()
-			return g, false, nil
+		if w := p.pick(c, now); w != nil {
+			p.give(w, now, c)
+			p.grow()
+			return nil
 		}
 	}
 	if p.waiting.Len() >= p.w.MaxQueue {
-		p.mu.Unlock()
-		return grant{}, false, &busyError{fmt.Sprintf("%d calls are waiting already", p.w.MaxQueue), time.Second}
+		return &busyError{fmt.Sprintf("%d calls are waiting already", p.w.MaxQueue), time.Second}
 	}
-	if d, tooLong := p.expectedWait(); tooLong {
+	if d, tooLong := p.expectedWait(now); tooLong {
 		p.refused++
-		p.mu.Unlock()
-		return grant{}, false, &busyError{fmt.Sprintf("an answer would take %v, which is more than batch_latency, %v", d.Round(time.Millisecond), p.w.BatchLatency), d}
+		return &busyError{fmt.Sprintf("an answer would take %v, which is more than batch_latency, %v", d.Round(time.Millisecond), p.w.BatchLatency), d}
 	}
-	c.given, c.queued = make(chan grant, 1), true
-	place := p.waiting.PushBack(c)
+	c.place = p.waiting.PushBack(c)
 	p.grow()
-	p.mu.Unlock()
-
-	select {
-	case g = <-c.given:
-	case <-ctx.Done():
-		p.mu.Lock()
-		queued := c.queued
-		if queued {
-			p.waiting.Remove(place)
-			c.queued = false
-		}
-		p.mu.Unlock()
-		if queued {
-			return grant{}, true, context.Cause(ctx)
-		}
-		g = <-c.given // it is on its way
-		if g.w != nil && g.x == nil {
-			p.release(g)
-			return grant{}, true, context.Cause(ctx)
-		}
-	}
-	if g.w == nil {
-		return grant{}, true, errPoolEnded
-	}
-	return g, true, nil
+	return nil
 }
 
-// release gives back what a call was granted.
-func (p *pool) release(g grant) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	w := g.w
-	w.inflight--
-	w.lastUsed = time.Now()
-	if !w.dead {
-		p.crashes = 0
-	}
-	if g.batch != nil {
-		p.batchOver(w, g.batch)
-	}
-	if w.retiring && w.inflight == 0 {
-		w.conn.Close() // it ends when it sees this
-	}
-	p.dispatch()
-}
-
-// discard gives back a worker that has turned out to be dead.
-func (p *pool) discard(g grant) {
-	p.mu.Lock()
-	g.w.dead = true
-	p.mu.Unlock()
-	p.release(g)
-}
-
-// dispatch hands free workers to waiting calls. The caller holds the lock, as
-// for the methods below.
-func (p *pool) dispatch() {
+// dispatch gives room in workers to waiting calls. The caller holds the lock,
+// as for the methods below.
+func (p *pool) dispatch(now time.Time) {
 	for p.waiting.Len() > 0 {
-		w := p.pick()
+		w := p.pick(p.waiting.Front().Value.(*call), now)
 		if w == nil {
 			break
 		}
-		p.give(w, p.gather(w))
+		p.give(w, now, p.gather(w)...)
 	}
 	p.grow()
 }
 
-// pick returns the best worker with room, if there is one: the least loaded
-// and, among those, the one used last, whose memory is warm.
-func (p *pool) pick() *worker {
-	var best *worker
+// pick returns the best worker with room for the call, if there is one: the
+// least loaded and, among those, the one used last, whose memory is warm.
+func (p *pool) pick(c *call, now time.Time) *worker {
+	var idle, best *worker
 	busy := 0
 	for _, w := range p.workers {
-		if w.inflight > 0 {
+		running := len(w.calls)
+		if running > 0 && w.reason == "" {
 			busy++
 		}
-		if !w.ready || w.retiring || w.dead || w.inflight >= p.room(w) {
-			continue
-		}
-		if best == nil || w.inflight < best.inflight || w.inflight == best.inflight && w.lastUsed.After(best.lastUsed) {
-			best = w
+		switch {
+		case !w.ready || w.retiring || w.dead:
+		case running == 0:
+			if idle == nil || w.lastUsed.After(idle.lastUsed) {
+				idle = w
+			}
+		case running < w.many || p.mayFollow(w, c, now):
+			if best == nil || running < len(best.calls) {
+				best = w
+			}
 		}
 	}
-	if best != nil && best.inflight == 0 && busy >= p.w.Max {
-		return nil // a successor of one that is still at work
+	if idle != nil && busy < p.w.Max { // else it is a successor of one that is still at work
+		return idle
 	}
 	return best
 }
 
-// room is how many calls a worker takes at a time.
-func (p *pool) room(w *worker) int {
-	if w.async {
-		return p.w.AsyncCalls
-	}
-	return 1
+// mayFollow reports whether a worker that takes one call at a time may be sent
+// another behind it: if that will hardly wait longer than it takes to send it
+// there later.
+func (p *pool) mayFollow(w *worker, c *call, now time.Time) bool {
+	return w.front != nil && w.behind == nil && !w.batches && w.many == 1 && w.front.short() && c.short() &&
+		0 < p.service && p.service < pipelined && now.Sub(w.front.began) < pipelined
 }
 
-func (p *pool) take(w *worker) {
-	w.inflight++
+// observeService notes how long a call took.
+func (p *pool) observeService(d time.Duration) {
+	if p.service == 0 {
+		p.service = max(d, 1)
+		return
+	}
+	p.service = max(1, p.service+(d-p.service)/serviceMemory)
+}
+
+// serve counts a call that a worker is given.
+func (p *pool) serve(w *worker) {
 	w.served++
 	p.watchSizes()
 	if p.w.MaxRequests > 0 && w.served >= p.w.MaxRequests {
@@ -548,11 +529,12 @@ func (p *pool) take(w *worker) {
 
 // grow starts workers for calls that wait, as far as the maximum allows.
 func (p *pool) grow() {
-	if time.Now().Before(p.rest) {
+	wanted := p.waiting.Len() + p.behind
+	if wanted == 0 || !p.rest.IsZero() && time.Now().Before(p.rest) {
 		return
 	}
 	live, starting := p.count()
-	for starting < p.waiting.Len() && live < p.w.Max && p.failures == 0 {
+	for starting < wanted && live < p.w.Max && p.failures == 0 {
 		before := len(p.workers)
 		p.fork()
 		if len(p.workers) == before {
@@ -580,7 +562,7 @@ func (p *pool) count() (live, starting int) {
 // retire lets a worker finish its calls and end.
 func (p *pool) retire(w *worker) {
 	w.retiring, w.outdated = true, false
-	if w.inflight == 0 {
+	if len(w.calls) == 0 {
 		w.conn.Close()
 	}
 }
@@ -589,7 +571,7 @@ func (p *pool) retire(w *worker) {
 // what has grown too large or never started.
 func (p *pool) tidy() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	live, _ := p.count()
 	now := time.Now()
 	if now.Before(p.rest) {
@@ -605,7 +587,7 @@ func (p *pool) tidy() {
 			if now.Sub(w.started) > p.w.LoadTimeout {
 				p.killLocked(w, "it did not start in time")
 			}
-		case w.inflight == 0 && live > p.w.Min && now.Sub(w.lastUsed) > p.w.IdleTimeout:
+		case len(w.calls) == 0 && live > p.w.Min && now.Sub(w.lastUsed) > p.w.IdleTimeout:
 			p.retire(w)
 			live--
 		default:
@@ -663,10 +645,10 @@ func (p *pool) watchSizes() {
 // killLarge reports whether it has to be called again.
 func (p *pool) killLarge() bool {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	p.watching = false
 	for _, w := range p.workers {
-		if w.inflight == 0 || w.dead || w.reason != "" {
+		if len(w.calls) == 0 || w.dead || w.reason != "" {
 			continue
 		}
 		p.watching = true
@@ -680,7 +662,7 @@ func (p *pool) killLarge() bool {
 // kill ends a worker now, in the middle of whatever it does.
 func (p *pool) kill(w *worker, why string) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	p.killLocked(w, why)
 }
 
@@ -689,6 +671,9 @@ func (p *pool) killLocked(w *worker, why string) {
 		return
 	}
 	w.retiring, w.reason = true, why
+	if w.behind != nil {
+		p.cancel(w.behind) // should it come to it meanwhile
+	}
 	p.log.Warn("killing a worker", "pid", w.pid, "reason", why)
 	// Its parent knows best whether it still is who it was.
 	if w.zygote.ended() || w.zygote.kill(w.id) != nil {
@@ -703,12 +688,12 @@ func (p *pool) end() {
 	defer p.mu.Unlock()
 	p.ended = true
 	for e := p.waiting.Front(); e != nil; e = p.waiting.Front() {
-		c := p.waiting.Remove(e).(*claim)
-		c.queued = false
-		c.given <- grant{}
+		c := p.waiting.Remove(e).(*call)
+		c.place = nil
+		c.refuse(errPoolEnded)
 	}
 	for _, w := range p.workers {
-		if w.inflight > 0 && w.zygote.ended() {
+		if len(w.calls) > 0 && w.zygote.ended() {
 			w.killGroup()
 		}
 		w.retiring = true
@@ -724,7 +709,7 @@ func (p *pool) writeMetrics(out io.Writer) {
 		switch {
 		case !w.ready:
 			states["starting"]++
-		case w.inflight > 0:
+		case len(w.calls) > 0:
 			states["busy"]++
 		default:
 			states["idle"]++
@@ -736,6 +721,10 @@ func (p *pool) writeMetrics(out io.Writer) {
 	}
 	writeHelp(out, "pool_waiting", "gauge", "Calls waiting for a worker.")
 	fmt.Fprintf(out, "pool_waiting %d\n", p.waiting.Len())
+	writeHelp(out, "pool_followed_total", "counter", "Calls sent to a worker behind a short one.")
+	fmt.Fprintf(out, "pool_followed_total %d\n", p.followed)
+	writeHelp(out, "pool_redispatched_total", "counter", "Calls that went to another worker because theirs ended before it began them.")
+	fmt.Fprintf(out, "pool_redispatched_total %d\n", p.returned)
 	writeHelp(out, "pool_worker_starts_total", "counter", "Workers started.")
 	fmt.Fprintf(out, "pool_worker_starts_total %d\n", p.starts)
 	writeHelp(out, "pool_worker_deaths_total", "counter", "Workers that ended without being asked to.")

@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
-	"net/http"
+	"slices"
 	"time"
 )
 
@@ -24,71 +24,83 @@ type batch struct {
 	until time.Time // the latest of their deadlines; zero if one has none
 }
 
-// A claim is a call that wants a worker.
-type claim struct {
-	r      *http.Request
-	body   []byte     // the body, or its beginning
-	last   bool       // the body is whole
-	queued bool       // guarded by the pool's lock
-	given  chan grant // holds one
-}
-
-// A grant is what a claim gets: room in a worker. Its zero value says that the
-// pool has ended.
-type grant struct {
-	w     *worker
-	batch *batch    // nil if the function does not answer batches
-	x     *exchange // the call, if it has been sent along with its batch
-}
-
 // gather takes from the queue the call that has waited longest and, if the
 // worker answers batches, as many others as the batch may have. A call whose
 // body is still arriving goes alone, because the others would wait for it. The
 // caller holds the pool's lock.
-func (p *pool) gather(w *worker) []*claim {
+func (p *pool) gather(w *worker) []*call {
 	limit := 1
-	if w.batch && p.waiting.Front().Value.(*claim).last {
+	if w.batches && p.waiting.Front().Value.(*call).whole {
 		limit = p.cost.limit()
 		if p.w.MaxRequests > 0 {
 			limit = max(1, min(limit, p.w.MaxRequests-w.served))
 		}
 	}
-	var calls []*claim
+	calls := p.gathered[:0]
 	for e := p.waiting.Front(); e != nil && len(calls) < limit; {
 		next := e.Next()
-		if c := e.Value.(*claim); len(calls) == 0 || c.last {
+		if c := e.Value.(*call); len(calls) == 0 || c.whole {
 			p.waiting.Remove(e)
-			c.queued = false
+			c.place, c.waited = nil, true
 			calls = append(calls, c)
 		}
 		e = next
 	}
+	p.gathered = calls
 	return calls
 }
 
-// give lets the calls have the worker. The caller holds the pool's lock.
-func (p *pool) give(w *worker, calls []*claim) {
-	for range calls {
-		p.take(w)
+// give lets the calls, of which there are several only for a batch, have the
+// worker. The caller holds the pool's lock.
+func (p *pool) give(w *worker, now time.Time, calls ...*call) {
+	b := p.newBatch(w, calls, now)
+	size := 0
+	for _, c := range calls {
+		w.lastID++
+		c.id, c.w, c.batch, c.began, c.running = w.lastID, w, b, now, true
+		w.calls[c.id] = c
+		size += len(c.frame)
+		p.serve(w)
 	}
-	b := p.newBatch(w, len(calls))
 	w.running = b
-	if len(calls) == 1 {
-		calls[0].given <- grant{w: w, batch: b}
-		return
-	}
-	p.readers.Go(func() {
-		xs := w.beginBatch(b, calls)
-		for i, c := range calls {
-			c.given <- grant{w, b, xs[i]}
+	first := calls[0]
+	if w.many == 1 && b.single() {
+		if w.front == nil {
+			w.front = first
+		} else {
+			w.behind, first.waited = first, true
+			p.behind++
+			p.followed++
 		}
-	})
+	}
+	switch {
+	case w.many == 1 && (size <= shortCall || !b.single() && size <= wholeBody) && first.whole:
+		if !b.single() {
+			w.pending = appendFrame(w.pending, frameBatch, 0, binary.BigEndian.AppendUint32(nil, uint32(len(calls))))
+		}
+		for _, c := range calls {
+			w.append(c, now)
+		}
+		p.soil(w)
+	case b.single():
+		first.own = true
+		first.makeYours()
+	default:
+		calls := slices.Clone(calls)
+		p.readers.Go(func() {
+			p.sendAll(w, appendFrame(nil, frameBatch, 0, binary.BigEndian.AppendUint32(nil, uint32(len(calls)))), calls...)
+		})
+	}
 }
 
-func (p *pool) newBatch(w *worker, size int) *batch {
-	if !w.batch {
+// single reports whether a call comes alone; a nil batch always does.
+func (b *batch) single() bool { return b == nil || b.size == 1 }
+
+func (p *pool) newBatch(w *worker, calls []*call, now time.Time) *batch {
+	if !w.batches {
 		return nil
 	}
+	size := len(calls)
 	for i, bound := range sizeBuckets {
 		if size <= bound {
 			p.sizes[i]++
@@ -97,66 +109,37 @@ func (p *pool) newBatch(w *worker, size int) *batch {
 	}
 	p.batches++
 	p.batched += size
-	return &batch{size: size, open: size, begun: time.Now()}
-}
-
-// beginBatch sends calls in one piece. If the worker is gone the exchanges are
-// nil, and the function has not seen any of them.
-func (w *worker) beginBatch(b *batch, calls []*claim) []*exchange {
-	xs := make([]*exchange, len(calls))
-	for i, c := range calls {
-		deadline, bounded := c.r.Context().Deadline()
-		if !bounded {
+	b := &batch{size: size, open: size, begun: now}
+	for _, c := range calls {
+		if c.deadline.IsZero() {
 			b.until = time.Time{}
 			break
 		}
-		if i == 0 || deadline.After(b.until) {
-			b.until = deadline
+		if c.deadline.After(b.until) {
+			b.until = c.deadline
 		}
 	}
-	for i := range xs {
-		x, err := w.register(true)
-		if err != nil {
-			clear(xs)
-			return xs
-		}
-		x.batch = b
-		xs[i] = x
-	}
-	w.writing.Lock()
-	defer w.writing.Unlock()
-	w.out = appendFrame(w.out[:0], frameBatch, 0, binary.BigEndian.AppendUint32(nil, uint32(len(calls))))
-	for i, c := range calls {
-		w.out = appendRequest(w.out, xs[i].id, c.r, timeLeft(c.r), c.body, true)
-	}
-	if err := w.flush(); err != nil {
-		for _, x := range xs {
-			x.end()
-		}
-		clear(xs)
-	}
-	return xs
+	return b
 }
 
 // batchOver learns from a batch whose last call has been answered. The caller
 // holds the pool's lock.
-func (p *pool) batchOver(w *worker, b *batch) {
+func (p *pool) batchOver(w *worker, b *batch, now time.Time) {
 	if b.open--; b.open > 0 {
 		return
 	}
 	w.running = nil
 	if !w.dead {
-		p.cost.observe(b.size, time.Since(b.begun))
+		p.cost.observe(b.size, now.Sub(b.begun))
 	}
 }
 
 // expectedWait is how long one more call would take until it is answered, and
 // whether that is more than it may. The caller holds the pool's lock.
-func (p *pool) expectedWait() (d time.Duration, tooLong bool) {
+func (p *pool) expectedWait(now time.Time) (d time.Duration, tooLong bool) {
 	if p.cost.target == 0 || p.cost.count == 0 {
 		return 0, false
 	}
-	now := time.Now()
 	ready, next := 0, time.Duration(-1)
 	for _, w := range p.workers {
 		if !w.ready || w.retiring || w.dead {

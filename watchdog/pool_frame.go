@@ -7,15 +7,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
-	"strconv"
+	"slices"
+	"sync"
 	"time"
 	"unicode/utf8"
 )
 
 // The frames of docs/reference/pool-protocol.md.
 
-const poolProtocol = 1
+const poolProtocol = 2
 
 type frameType uint8
 
@@ -38,12 +40,14 @@ const (
 	frameCredit   frameType = 21
 	frameCancel   frameType = 22
 	frameBatch    frameType = 23
+	frameDropped  frameType = 24
 )
 
 const (
 	frameHeader  = 9
 	frameMax     = 16 << 20
-	messageHead  = 5         // flags and the length of the JSON
+	requestHead  = 9         // flags, milliseconds left, and the length of the JSON
+	responseHead = 5         // flags and the length of the JSON
 	messageLast  = 1         // flag: the body is whole
 	creditWindow = 128 << 10 // bytes of DATA under way without CREDIT
 	dataPiece    = 32 << 10  // bytes in one DATA frame
@@ -54,6 +58,26 @@ type frame struct {
 	kind    frameType
 	id      uint32
 	payload []byte
+}
+
+// ends reports whether the frame is the last of its call.
+func (f frame) ends() bool {
+	switch f.kind {
+	case frameEnd, frameError, frameDropped:
+		return true
+	case frameResponse:
+		return len(f.payload) > 0 && f.payload[0]&messageLast != 0
+	}
+	return false
+}
+
+// frameBuffered reports whether a whole frame has been received.
+func frameBuffered(r *bufio.Reader) bool {
+	if r.Buffered() < frameHeader {
+		return false
+	}
+	head, _ := r.Peek(frameHeader) // it is in the buffer
+	return uint64(r.Buffered()) >= frameHeader+uint64(binary.BigEndian.Uint32(head))
 }
 
 // readFrame reads one frame. The payload is the caller's.
@@ -89,14 +113,12 @@ func putFrameHeader(dst []byte, length int, kind frameType, id uint32) {
 	binary.BigEndian.PutUint32(dst[5:], id)
 }
 
-// appendRequest appends a whole REQUEST frame: what a function is told of r,
-// and the body or its beginning. A zero timeout means none.
-func appendRequest(dst []byte, id uint32, r *http.Request, timeout time.Duration, body []byte, last bool) []byte {
+// appendRequest appends what a function is told of r as a REQUEST frame that
+// has no body, id and timeout yet. The body, or its beginning, follows at the
+// end, and then [sealRequest] makes the frame whole.
+func appendRequest(dst []byte, r *http.Request) []byte {
 	begin := len(dst)
-	dst = append(dst, make([]byte, frameHeader+messageHead)...)
-	if last {
-		dst[begin+frameHeader] = messageLast
-	}
+	dst = append(dst, make([]byte, frameHeader+requestHead)...)
 	meta := len(dst)
 	dst = append(dst, `{"method":`...)
 	dst = appendJSON(dst, r.Method, false)
@@ -106,10 +128,6 @@ func appendRequest(dst []byte, id uint32, r *http.Request, timeout time.Duration
 	dst = appendJSON(dst, r.URL.RawQuery, false)
 	dst = append(dst, `,"call_id":`...)
 	dst = appendJSON(dst, r.Header.Get("X-Call-Id"), true)
-	if timeout > 0 {
-		dst = append(dst, `,"timeout":`...)
-		dst = strconv.AppendFloat(dst, timeout.Seconds(), 'f', 3, 64)
-	}
 	// The server has moved Host out of the headers; handlers look for it there.
 	dst = append(dst, `,"headers":[["Host",`...)
 	dst = appendJSON(dst, r.Host, true)
@@ -124,10 +142,23 @@ func appendRequest(dst []byte, id uint32, r *http.Request, timeout time.Duration
 		}
 	}
 	dst = append(dst, "]}"...)
-	binary.BigEndian.PutUint32(dst[begin+frameHeader+1:], uint32(len(dst)-meta))
-	dst = append(dst, body...)
-	putFrameHeader(dst[begin:], len(dst)-begin-frameHeader, frameRequest, id)
+	binary.BigEndian.PutUint32(dst[begin+frameHeader+5:], uint32(len(dst)-meta))
 	return dst
+}
+
+// sealRequest completes the REQUEST frame that f is. A zero timeout means none;
+// whole, that no DATA follows.
+func sealRequest(f []byte, id uint32, timeout time.Duration, whole bool) {
+	putFrameHeader(f, len(f)-frameHeader, frameRequest, id)
+	f[frameHeader] = 0
+	if whole {
+		f[frameHeader] = messageLast
+	}
+	ms := min(max(timeout.Milliseconds(), 0), math.MaxUint32)
+	if timeout > 0 && ms == 0 {
+		ms = 1
+	}
+	binary.BigEndian.PutUint32(f[frameHeader+1:], uint32(ms))
 }
 
 // appendJSON appends s as a JSON string. Bytes beyond ASCII are Latin-1, as in
@@ -157,30 +188,95 @@ func appendJSON(dst []byte, s string, latin1 bool) []byte {
 	return append(dst, '"')
 }
 
-// response is what RESPONSE says.
+// A response is what RESPONSE says.
 type response struct {
-	Status  int         `json:"status"`
-	Headers [][2]string `json:"headers"`
-	body    []byte      // the body, or its beginning
-	last    bool        // the body is whole
+	*head
+	body []byte // the body, or its beginning
+	last bool   // the body is whole
 }
 
-func parseResponse(payload []byte) (response, error) {
+// A head is status and headers of answers. It is shared by those that have the
+// same, and not changed.
+type head struct {
+	status int
+	header http.Header // ready to be sent
+}
+
+// heads remembers the heads of answers, since a function has few. The zero
+// value is empty.
+type heads struct {
+	mu    sync.Mutex
+	known map[string]*head
+}
+
+const (
+	knownHeads = 64  // after which all are forgotten
+	knownHead  = 512 // bytes of the largest that is remembered
+)
+
+func (h *heads) parse(text []byte) (*head, error) {
+	h.mu.Lock()
+	found := h.known[string(text)]
+	h.mu.Unlock()
+	if found != nil {
+		return found, nil
+	}
+	found, err := parseHead(text)
+	if err != nil || len(text) > knownHead {
+		return found, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.known == nil || len(h.known) >= knownHeads {
+		h.known = make(map[string]*head)
+	}
+	h.known[string(text)] = found
+	return found, nil
+}
+
+func parseHead(text []byte) (*head, error) {
+	var said struct {
+		Status  int         `json:"status"`
+		Headers [][2]string `json:"headers"`
+	}
+	if err := json.Unmarshal(text, &said); err != nil {
+		return nil, fmt.Errorf("a response that cannot be read: %w", err)
+	}
+	// net/http would panic, and 1xx announce an answer without being one.
+	if said.Status < 200 || said.Status > 999 {
+		return nil, fmt.Errorf("a response with status %d", said.Status)
+	}
+	header := http.Header{"Content-Type": nil} // no guessing from the body
+	for _, pair := range said.Headers {
+		switch name := http.CanonicalHeaderKey(pair[0]); name {
+		case "Connection", "Transfer-Encoding":
+			// Between the function and us there is no HTTP.
+		default:
+			header[name] = append(header[name], pair[1])
+		}
+	}
+	if said.Status == http.StatusNoContent || said.Status == http.StatusNotModified {
+		delete(header, "Content-Length")
+	}
+	for name, values := range header {
+		header[name] = slices.Clip(values)
+	}
+	return &head{said.Status, header}, nil
+}
+
+func parseResponse(payload []byte, known *heads) (response, error) {
 	var res response
-	if len(payload) < messageHead {
+	if len(payload) < responseHead {
 		return res, errors.New("a response shorter than its head")
 	}
 	length := binary.BigEndian.Uint32(payload[1:])
-	rest := payload[messageHead:]
+	rest := payload[responseHead:]
 	if uint64(length) > uint64(len(rest)) {
 		return res, errors.New("a response longer than its frame")
 	}
-	if err := json.Unmarshal(rest[:length], &res); err != nil {
-		return res, fmt.Errorf("a response that cannot be read: %w", err)
-	}
-	// net/http would panic, and 1xx announce an answer without being one.
-	if res.Status < 200 || res.Status > 999 {
-		return res, fmt.Errorf("a response with status %d", res.Status)
+	var err error
+	if res.head, err = known.parse(rest[:length]); err != nil {
+		return response{}, err
 	}
 	res.body, res.last = rest[length:], payload[0]&messageLast != 0
 	return res, nil

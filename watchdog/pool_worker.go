@@ -2,13 +2,11 @@ package watchdog
 
 import (
 	"bufio"
-	"context"
-	"encoding/binary"
+	"cmp"
 	"encoding/json"
-	"errors"
-	"io"
+	"maps"
 	"net"
-	"net/http"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -18,7 +16,8 @@ import (
 // zygote to say how the process did.
 const exitNews = 500 * time.Millisecond
 
-var errWorkerGone = errors.New("the function's process is gone")
+// burst is how many frames of a worker are dealt with together.
+const burst = 64
 
 // A worker is one process that answers calls, and our end of its socket.
 type worker struct {
@@ -26,14 +25,9 @@ type worker struct {
 	zygote  *zygote // its parent
 	started time.Time
 
-	writing sync.Mutex
+	writing sync.Mutex // held while something is written, and taken before the pool's lock
 	conn    net.Conn
 	out     []byte // reused for what is written
-
-	mu     sync.Mutex // guards the next three
-	calls  map[uint32]*exchange
-	lastID uint32
-	gone   bool
 
 	told   sync.Once
 	exited chan struct{} // closed when the zygote has said how the process ended
@@ -44,17 +38,25 @@ type worker struct {
 	greeted  bool // it has said that it is ready
 	forked   bool // its parent has said so
 	ready    bool // both: it takes calls
-	async    bool
-	batch    bool   // it answers batches
+	many     int  // calls that it takes at a time
+	batches  bool // it answers batches
+	calls    map[uint32]*call
+	lastID   uint32
+	front    *call  // of one that takes one at a time: the call that it is at
+	behind   *call  // and the one that it has been sent meanwhile
 	running  *batch // what it was given last; nil once answered
 	reason   string // why we have killed it
 	dead     bool   // its socket has ended
 	retiring bool   // gets no more calls and ends when the running ones have
 	settled  int64  // bytes resident after the first calls; zero until then
 	outdated bool   // to be replaced as soon as a successor is ready
-	inflight int
+	replaced bool   // its successor has been started
 	served   int
 	lastUsed time.Time
+
+	pending []byte  // to be written next
+	unsent  []*call // whose requests are in pending
+	spare   []*call // where the next unsent begin; guarded by writing
 }
 
 // exit notes how the process ended and makes the reader see the end of it,
@@ -89,9 +91,227 @@ func (w *worker) ending() string {
 	}
 }
 
-// read delivers frames until the socket ends.
-func (w *worker) read(onReady func(ready)) error {
+// ready is what READY says.
+type ready struct {
+	Async bool `json:"async"`
+	Batch bool `json:"batch"`
+	Many  int  `json:"many"` // calls at a time of a worker that is not async; zero is one
+	PID   int  `json:"pid"`
+}
+
+// write sends what is in w.out. The caller holds w.writing.
+func (w *worker) write(b []byte) (int, error) {
+	n, err := w.conn.Write(b)
+	if cap(b) > 2*wholeBody {
+		b = nil
+	}
+	w.out = b
+	return n, err
+}
+
+// send writes one frame. A failure is not reported: the reader sees the end too.
+func (w *worker) send(kind frameType, id uint32, payload []byte) {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	_, _ = w.write(appendFrame(w.out[:0], kind, id, payload))
+}
+
+// append adds a call's request to what is written next.
+func (w *worker) append(c *call, now time.Time) {
+	begin := len(w.pending)
+	w.pending = append(w.pending, c.frame...)
+	sealRequest(w.pending[begin:], c.id, c.timeLeft(now), c.whole)
+	w.unsent = append(w.unsent, c)
+}
+
+// flush writes what is pending.
+func (p *pool) flush(w *worker) {
+	if !p.flushed(w) {
+		p.redispatch()
+	}
+}
+
+// flushed is false if calls have been taken back.
+func (p *pool) flushed(w *worker) bool {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	p.mu.Lock()
+	b, calls := w.pending, w.unsent
+	if len(b) == 0 {
+		p.mu.Unlock()
+		return true
+	}
+	w.pending, w.unsent = w.out[:0], w.spare[:0]
+	for _, c := range calls {
+		c.handed = true
+	}
+	p.mu.Unlock()
+	n, err := w.write(b)
+	w.spare = calls
+	return p.written(w, calls, n, err)
+}
+
+// redispatch finds workers for calls that have been taken back.
+func (p *pool) redispatch() {
+	p.mu.Lock()
+	p.dispatch(time.Now())
+	p.unlock()
+}
+
+// sendLong writes a call's request from its own goroutine, and reports whether
+// it could; if not, the call waits for another worker.
+func (p *pool) sendLong(c *call) bool {
+	p.mu.Lock()
+	w := c.w
+	p.mu.Unlock()
+	return p.sendAll(w, nil, c)
+}
+
+// sendAll writes the requests of calls after what there is before them.
+func (p *pool) sendAll(w *worker, before []byte, calls ...*call) bool {
+	sent := p.sentAll(w, before, calls)
+	if !sent {
+		p.redispatch()
+	}
+	return sent
+}
+
+func (p *pool) sentAll(w *worker, before []byte, calls []*call) bool {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	p.mu.Lock()
+	for _, c := range calls {
+		c.handed = true
+	}
+	p.mu.Unlock()
+	now := time.Now()
+	buffers := net.Buffers{before}
+	for _, c := range calls {
+		sealRequest(c.frame, c.id, c.timeLeft(now), c.whole)
+		buffers = append(buffers, c.frame)
+	}
+	n, err := buffers.WriteTo(w.conn)
+	return p.written(w, calls, int(n), err)
+}
+
+// written takes calls back if nothing of them could be written, so that the
+// function has not seen them, and is false then. The caller holds w.writing.
+func (p *pool) written(w *worker, calls []*call, n int, err error) bool {
+	if err == nil || n > 0 {
+		return true // if it was a part, the reader is about to see the worker's end
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w.dead = true
+	for _, c := range slices.Backward(calls) {
+		if c.running && c.w == w {
+			p.takeBack(c)
+		}
+	}
+	return false
+}
+
+// takeBack takes a call away from a worker that has not begun it, and lets it
+// wait before all others. The caller holds the lock.
+func (p *pool) takeBack(c *call) {
+	w := c.w
+	w.served--
+	p.forget(c)
+	if c.batch != nil {
+		p.batchOver(w, c.batch, time.Now())
+		c.batch = nil
+	}
+	c.own, c.handed = false, false
+	switch {
+	case c.left:
+		c.lose("") // for the one who waits for its end
+	case p.ended:
+		c.refuse(errPoolEnded)
+	default:
+		p.returned++
+		c.waited = true
+		c.place = p.waiting.PushFront(c)
+	}
+}
+
+// over notes that a worker has answered a call, or has died over it. The caller
+// holds the lock.
+func (p *pool) over(c *call, now time.Time) {
+	if !c.running {
+		return
+	}
+	w := c.w
+	if c == w.front && c.batch == nil && !w.dead {
+		p.observeService(now.Sub(c.began))
+	}
+	p.forget(c)
+	w.lastUsed = now
+	if !w.dead {
+		p.crashes = 0
+	}
+	if c.batch != nil {
+		p.batchOver(w, c.batch, now)
+	}
+	if next := w.front; next != nil {
+		next.began = now
+		if next.left && !next.deadline.IsZero() {
+			// It may be at work on it all the same, for as long as any call.
+			next.bound = time.AfterFunc(max(next.deadline.Sub(now), cancelGrace), func() { p.killOver(next) })
+		}
+	}
+	if w.retiring && len(w.calls) == 0 {
+		w.conn.Close() // it ends when it sees this
+	}
+}
+
+// forget takes a call out of its worker. The caller holds the lock.
+func (p *pool) forget(c *call) {
+	w := c.w
+	c.running = false
+	if c.bound != nil {
+		c.bound.Stop()
+	}
+	delete(w.calls, c.id)
+	switch c {
+	case w.front:
+		w.front = w.behind
+		fallthrough
+	case w.behind:
+		if w.behind != nil {
+			p.behind--
+		}
+		w.behind = nil
+	}
+}
+
+// settle gives the worker back, if that has not been done.
+func (p *pool) settle(c *call) {
+	p.mu.Lock()
+	p.over(c, time.Now())
+	p.dispatch(time.Now())
+	p.unlock()
+}
+
+// cancel tells a worker that nobody waits for a call. The caller holds the lock.
+func (p *pool) cancel(c *call) {
+	c.w.pending = appendFrame(c.w.pending, frameCancel, c.id, nil)
+	p.soil(c.w)
+}
+
+// killOver kills the worker that is still at work on a call that has been left.
+func (p *pool) killOver(c *call) {
+	p.mu.Lock()
+	defer p.unlock()
+	if c.running && c == c.w.front {
+		p.killLocked(c.w, "a call took too long")
+	}
+}
+
+// follow delivers what a worker sends, until its socket ends.
+func (p *pool) follow(w *worker) error {
 	r := bufio.NewReaderSize(w.conn, dataPiece)
+	var frames []frame
+	var calls []*call
 	for {
 		f, err := readFrame(r)
 		if err != nil {
@@ -103,231 +323,76 @@ func (w *worker) read(onReady func(ready)) error {
 			if err := json.Unmarshal(f.payload, &ready); err != nil {
 				return err
 			}
-			onReady(ready)
+			p.onReady(w, ready)
+			continue
 		case frameFailed:
 			return parseFailure(f.payload)
-		default:
-			w.mu.Lock()
-			x := w.calls[f.id]
-			w.mu.Unlock()
-			if x != nil {
-				x.deliver(f)
+		}
+		// Whatever has come is taken at once: the worker gets its next calls
+		// before those who waited for the last wake up.
+		frames = append(frames[:0], f)
+		for len(frames) < burst && frameBuffered(r) {
+			if f, err = readFrame(r); err != nil {
+				return nil
 			}
+			frames = append(frames, f)
+		}
+		calls = p.take(w, frames, calls[:0])
+		for i, c := range calls {
+			if c != nil {
+				c.deliver(frames[i])
+			}
+			calls[i], frames[i] = nil, frame{}
 		}
 	}
 }
 
-// ready is what READY says.
-type ready struct {
-	Async bool `json:"async"`
-	Batch bool `json:"batch"`
-	PID   int  `json:"pid"`
+// take notes which calls are over by a worker's frames, and appends the call
+// of each frame to calls: nil for one that is not to be told.
+func (p *pool) take(w *worker, frames []frame, calls []*call) []*call {
+	now := time.Now()
+	p.mu.Lock()
+	ended := false
+	for _, f := range frames {
+		c := w.calls[f.id]
+		calls = append(calls, c)
+		if c == nil || !f.ends() {
+			continue
+		}
+		if f.kind == frameDropped {
+			calls[len(calls)-1] = nil
+			p.takeBack(c)
+			ended = true
+		} else if c.isUploaded() {
+			p.over(c, now)
+			ended = true
+		}
+	}
+	if ended {
+		p.dispatch(now)
+	}
+	p.unlock()
+	return calls
 }
 
-// close ends every exchange; status says how the process ended.
-func (w *worker) close(status string) {
+// close takes the calls from a worker whose socket has ended; status says how
+// the process did. The caller has set w.dead.
+func (p *pool) close(w *worker, status string) {
 	w.conn.Close()
-	w.mu.Lock()
-	w.gone = true
-	calls := w.calls
-	w.calls = nil
-	w.mu.Unlock()
-	for _, x := range calls {
-		x.lose(status)
-	}
-}
-
-// begin sends a call. An error means that the function has not seen it.
-func (w *worker) begin(r *http.Request, body []byte, last bool) (*exchange, error) {
-	x, err := w.register(last)
-	if err != nil {
-		return nil, err
-	}
-	w.writing.Lock()
+	w.writing.Lock() // who was writing knows now what came of it
 	defer w.writing.Unlock()
-	w.out = appendRequest(w.out[:0], x.id, r, timeLeft(r), body, last)
-	if err := w.flush(); err != nil {
-		x.end()
-		return nil, err
-	}
-	return x, nil
-}
-
-// register makes an exchange for a call that is about to be sent.
-func (w *worker) register(last bool) (*exchange, error) {
-	x := &exchange{w: w, sent: last, wake: make(chan struct{}, 1), credit: creditWindow, creditNews: make(chan struct{}, 1)}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.gone {
-		return nil, errWorkerGone
-	}
-	w.lastID++
-	x.id = w.lastID
-	w.calls[x.id] = x
-	return x, nil
-}
-
-// flush sends what is in w.out. The caller holds w.writing.
-func (w *worker) flush() error {
-	_, err := w.conn.Write(w.out)
-	if cap(w.out) > 2*wholeBody {
-		w.out = nil
-	}
-	if err != nil {
-		return errWorkerGone
-	}
-	return nil
-}
-
-// timeLeft is what a call may still take; zero means as long as it likes.
-func timeLeft(r *http.Request) time.Duration {
-	deadline, ok := r.Context().Deadline()
-	if !ok {
-		return 0
-	}
-	return max(time.Until(deadline), time.Millisecond)
-}
-
-// send writes one frame. A failure is not reported: the reader sees the end too.
-func (w *worker) send(kind frameType, id uint32, payload []byte) {
-	w.writing.Lock()
-	defer w.writing.Unlock()
-	w.out = appendFrame(w.out[:0], kind, id, payload)
-	_, _ = w.conn.Write(w.out)
-}
-
-// An exchange is one call in one worker.
-type exchange struct {
-	w     *worker
-	id    uint32
-	batch *batch        // that it is part of; nil if the function does not answer batches
-	wake  chan struct{} // there is something in queue, or lost is set
-
-	settled bool // the worker has been given back; used by the call alone
-
-	mu         sync.Mutex // guards the rest
-	queue      []frame
-	lost       bool
-	status     string // how the process ended, if lost
-	sent       bool   // the whole request has been, as far as it came
-	credit     int    // bytes of the request's body that may be sent
-	creditNews chan struct{}
-}
-
-func (x *exchange) deliver(f frame) {
-	x.mu.Lock()
-	news := x.wake
-	if f.kind == frameCredit {
-		x.credit += parseCredit(f.payload)
-		news = x.creditNews
-	} else {
-		x.queue = append(x.queue, f)
-	}
-	x.mu.Unlock()
-	ring(news)
-}
-
-func (x *exchange) lose(status string) {
-	x.mu.Lock()
-	x.lost, x.status = true, status
-	x.mu.Unlock()
-	ring(x.wake)
-	ring(x.creditNews)
-}
-
-func ring(bell chan struct{}) {
-	select {
-	case bell <- struct{}{}:
-	default:
-	}
-}
-
-// next waits for the worker's next frame, or until done is closed. more says
-// that another is here already.
-func (x *exchange) next(done <-chan struct{}) (f frame, more bool, err error) {
-	for {
-		x.mu.Lock()
-		if len(x.queue) > 0 {
-			f, x.queue = x.queue[0], x.queue[1:]
-			more = len(x.queue) > 0
-			x.mu.Unlock()
-			return f, more, nil
-		}
-		lost := x.lost
-		x.mu.Unlock()
-		if lost {
-			return frame{}, false, errWorkerGone
-		}
-		select {
-		case <-x.wake:
-		case <-done:
-			return frame{}, false, context.Canceled
-		}
-	}
-}
-
-// end forgets the exchange; later frames of it are dropped.
-func (x *exchange) end() {
-	x.w.mu.Lock()
-	delete(x.w.calls, x.id)
-	x.w.mu.Unlock()
-}
-
-// requestSent reports whether nothing of the request is still to come.
-func (x *exchange) requestSent() bool {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	return x.sent
-}
-
-// acknowledge lets the worker send n more bytes.
-func (x *exchange) acknowledge(n int) {
-	if n > 0 {
-		x.w.send(frameCredit, x.id, binary.BigEndian.AppendUint32(nil, uint32(n)))
-	}
-}
-
-// sendBody sends the rest of a request's body until it ends or done is closed.
-func (x *exchange) sendBody(body io.Reader, done <-chan struct{}) {
-	buf := make([]byte, dataPiece)
-	for {
-		x.mu.Lock()
-		credit, lost := x.credit, x.lost
-		x.mu.Unlock()
-		if lost {
-			return
-		}
-		if credit == 0 {
-			select {
-			case <-x.creditNews:
-				continue
-			case <-done:
-				return
-			}
-		}
-		n, err := body.Read(buf[:min(credit, len(buf))])
-		if n > 0 {
-			x.mu.Lock()
-			x.credit -= n
-			x.mu.Unlock()
-			x.w.send(frameData, x.id, buf[:n])
-		}
-		if err != nil {
-			// Noted first, because the answer may come at once.
-			x.mu.Lock()
-			x.sent = true
-			x.mu.Unlock()
-			var reason []byte
-			if err != io.EOF {
-				reason = []byte(err.Error())
-			}
-			x.w.send(frameEnd, x.id, reason)
-			return
-		}
-		select {
-		case <-done:
-			return
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	for _, c := range slices.SortedFunc(maps.Values(w.calls), func(a, b *call) int { return cmp.Compare(b.id, a.id) }) {
+		switch {
+		case !c.handed:
+			// Who was about to write it will find that it cannot.
+		case c == w.behind:
+			p.takeBack(c)
 		default:
+			p.over(c, now)
+			c.lose(status)
 		}
 	}
 }

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 
 from . import channel as ch
+from .event import Context, Event
 from .output import current_call
-from .worker import BodyLost, head, make_event, report
+from .worker import BodyLost, head, report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,14 +90,15 @@ class _Call:
 
     async def _serve(self, payload: bytes) -> None:
         try:
-            flags, meta, first = ch.parse_message(payload)
+            flags, milliseconds, head, first = ch.parse_request(payload)
             if not flags & ch.LAST:
                 await self.whole.wait()
                 if self.lost:
                     raise BodyLost("the caller left before the request was whole")
                 first += b"".join(self.arrived)
-            event, context = make_event(meta, first, lambda: self.gone)
-            current_call.set(context.call_id)
+            event = Event.arrived(head, first)
+            context = Context.of(event, time.time() + milliseconds / 1000 if milliseconds else None, lambda: self.gone)
+            current_call.set(context)
             value = self._function.call(event, context)
             if hasattr(value, "__await__"):
                 value = await value
@@ -116,11 +119,11 @@ class _Call:
         body: Any = response.body
         if isinstance(body, bytes):
             if len(body) <= ch.WHOLE:
-                self._send(ch.RESPONSE, ch.message(ch.LAST, head(response), body))
+                self._writer.write(ch.answer(self.ident, ch.LAST, head(response), body))
                 return
             response.headers = [h for h in response.headers if h[0].lower() != "content-length"]
             response.headers.append(("Content-Length", str(len(body))))
-            self._send(ch.RESPONSE, ch.message(0, head(response), b""))
+            self._writer.write(ch.answer(self.ident, 0, head(response), b""))
             await self._send_data(body)
         else:
             await self._stream(response, body)
@@ -136,12 +139,12 @@ class _Call:
                 except (StopIteration, StopAsyncIteration):
                     break
                 if not begun:
-                    self._send(ch.RESPONSE, ch.message(0, head(response), b""))
+                    self._writer.write(ch.answer(self.ident, 0, head(response), b""))
                     begun = True
                 await self._send_data(piece)
                 await asyncio.sleep(0)  # an iterator that never waits must not keep the others waiting
             if not begun:
-                self._send(ch.RESPONSE, ch.message(0, head(response), b""))
+                self._writer.write(ch.answer(self.ident, 0, head(response), b""))
         finally:
             if asynchronous:
                 await pieces.aclose()

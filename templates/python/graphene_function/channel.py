@@ -12,10 +12,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-PROTOCOL = 1  # the version of everything below
+PROTOCOL = 2  # the version of everything below
 
 HELLO, START, LOADED, FAILED, FORK, FORKED, EXITED, KILL, READY = range(1, 10)
-REQUEST, RESPONSE, DATA, END, ERROR, CREDIT, CANCEL, BATCH = range(16, 24)
+REQUEST, RESPONSE, DATA, END, ERROR, CREDIT, CANCEL, BATCH, DROPPED = range(16, 25)
 
 LAST = 1  # flag of REQUEST and RESPONSE: the body is whole, no DATA follows
 
@@ -24,8 +24,11 @@ PIECE = 32 << 10  # bytes in one DATA frame
 WHOLE = 64 << 10  # bytes of a body that go along with REQUEST or RESPONSE
 _LIMIT = 16 << 20  # bytes in any frame
 
+# Sizes are written as numbers where every call comes along.
 HEADER = struct.Struct(">IBI")  # length of the payload, type, id
-_MESSAGE = struct.Struct(">BI")  # flags, length of the JSON that follows
+_REQUEST = struct.Struct(">BII")  # flags, milliseconds left or 0, length of the JSON that follows
+_RESPONSE = struct.Struct(">BI")  # flags, length of the JSON that follows
+_ANSWER = struct.Struct(">IBIBI")  # the header of a frame and the beginning of RESPONSE
 _COUNT = struct.Struct(">I")
 
 _decode = json.JSONDecoder().raw_decode
@@ -41,20 +44,32 @@ def frame(kind: int, ident: int, payload: bytes = b"") -> bytes:
     return HEADER.pack(len(payload), kind, ident) + payload
 
 
-def message(flags: int, head: bytes, body: bytes) -> bytes:
-    """Return the payload of REQUEST or RESPONSE, whose head is a document."""
-    return _MESSAGE.pack(flags, len(head)) + head + body
+def answer(ident: int, flags: int, head: bytes, body: bytes) -> bytes:
+    """Return the frame RESPONSE, whose head is a document, ready to be sent."""
+    length = len(head)
+    return _ANSWER.pack(_RESPONSE.size + length + len(body), RESPONSE, ident, flags, length) + head + body
 
 
-def parse_message(payload: bytes) -> tuple[int, dict[str, Any], bytes]:
-    """Take apart the payload of REQUEST or RESPONSE."""
+def parse_answer(payload: bytes) -> tuple[int, dict[str, Any], bytes]:
+    """Take apart the payload of RESPONSE."""
+    flags, length = _RESPONSE.unpack_from(payload)
+    end = _RESPONSE.size + length
+    return flags, parse_document(payload[_RESPONSE.size : end]), payload[end:]
+
+
+def request(flags: int, milliseconds: int, head: bytes, body: bytes) -> bytes:
+    """Return the payload of REQUEST, whose head is a document."""
+    return _REQUEST.pack(flags, milliseconds, len(head)) + head + body
+
+
+def parse_request(payload: bytes) -> tuple[int, int, bytes, bytes]:
+    """Take apart the payload of REQUEST: flags, milliseconds left or 0, head and body."""
     try:
-        flags, length = _MESSAGE.unpack_from(payload)
-        end = _MESSAGE.size + length
-        meta: dict[str, Any] = _decode(str(payload[_MESSAGE.size : end], "utf-8"))[0]
-    except (struct.error, ValueError) as err:
-        raise Closed(f"a message that cannot be read: {err}") from None
-    return flags, meta, payload[end:]
+        flags, milliseconds, length = _REQUEST.unpack_from(payload)
+    except struct.error as err:
+        raise Closed(f"a request that cannot be read: {err}") from None
+    end = 9 + length
+    return flags, milliseconds, payload[9:end], payload[end:]
 
 
 def document(value: dict[str, Any]) -> bytes:
@@ -103,30 +118,39 @@ class Channel:
 
     def send(self, kind: int, ident: int, payload: bytes = b"") -> None:
         """Send one frame."""
+        self.write(frame(kind, ident, payload))
+
+    def write(self, frames: bytes) -> None:
+        """Send frames that are ready to be sent."""
         try:
-            self.sock.sendall(frame(kind, ident, payload))
+            self.sock.sendall(frames)
         except OSError as err:
             raise Closed(str(err)) from None
 
+    def holds(self) -> bool:
+        """Say whether something has been received and not been read, perhaps half a frame."""
+        return bool(self._buffer)
+
     def buffered(self) -> bool:
         """Say whether a whole frame has been received and not been read."""
-        return len(self._buffer) >= HEADER.size and len(self._buffer) >= HEADER.size + parse_header(self._buffer)[0]
+        buffer = self._buffer
+        return len(buffer) >= HEADER.size and len(buffer) >= HEADER.size + parse_header(buffer)[0]
 
     def read(self) -> tuple[int, int, bytes]:
         """Wait for a frame; return its type, id and payload."""
-        buffer = self._buffer
+        buffer = self._buffer or self._receive()
         while True:
-            if len(buffer) >= HEADER.size:
+            size = len(buffer)
+            if size >= 9:
                 length, kind, ident = parse_header(buffer)
-                end = HEADER.size + length
-                if len(buffer) >= end:
-                    self._buffer = buffer[end:]
-                    return kind, ident, buffer[HEADER.size : end]
+                end = 9 + length
+                if size >= end:
+                    self._buffer = buffer[end:] if size > end else b""
+                    return kind, ident, buffer[9:end]
                 if length > WHOLE:
                     self._buffer = b""
-                    return kind, ident, self._receive_large(buffer[HEADER.size :], length)
-            received = self._receive()
-            buffer = buffer + received if buffer else received
+                    return kind, ident, self._receive_large(buffer[9:], length)
+            buffer += self._receive()
 
     def _receive_large(self, begin: bytes, length: int) -> bytes:
         """Receive a payload of which this is the beginning, without copying it for each piece."""
@@ -134,20 +158,19 @@ class Channel:
         missing = length - len(begin)
         while missing:
             try:
-                pieces.append(self._checked(self.sock.recv(missing)))
+                pieces.append(self.sock.recv(missing))
             except OSError as err:
                 raise Closed(str(err)) from None
+            if not pieces[-1]:
+                raise Closed("end of stream")
             missing -= len(pieces[-1])
         return b"".join(pieces)
 
     def _receive(self) -> bytes:
         try:
-            return self._checked(self.sock.recv(WHOLE))
+            received = self.sock.recv(WHOLE)
         except OSError as err:
             raise Closed(str(err)) from None
-
-    @staticmethod
-    def _checked(received: bytes) -> bytes:
         if not received:
             raise Closed("end of stream")
         return received
@@ -169,4 +192,6 @@ class ControlChannel(Channel):
                 for fd in found:
                     os.set_inheritable(fd, False)
                     self.descriptors.append(fd)
-        return self._checked(received)
+        if not received:
+            raise Closed("end of stream")
+        return received

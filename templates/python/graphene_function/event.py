@@ -6,6 +6,7 @@ from Flask, so that handlers written for it run unchanged.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -127,10 +128,14 @@ def _convert(value: str, default: Any, type: Callable[[str], Any] | None) -> Any
         return default
 
 
+# What of an event is read from REQUEST when it is asked for, and its name there.
+_LATE = {"method": "method", "path": "path", "raw_query": "query", "_pairs": "headers", "_call_id": "call_id"}
+
+
 class Event:
     """One request."""
 
-    __slots__ = ("_body", "_headers", "_pairs", "_query", "method", "path", "raw_query")
+    __slots__ = ("_body", "_call_id", "_head", "_headers", "_pairs", "_query", "method", "path", "raw_query")
 
     def __init__(
         self,
@@ -140,14 +145,37 @@ class Event:
         query: str = "",
         path: str = "/",
     ) -> None:
-        # Most handlers need few of these, so what takes time to make waits.
-        self._body = body
+        self._head = b""
+        self._body: bytes | Body = body
         self._pairs = headers
         self._headers: Headers | None = None
         self._query: Query | None = None
+        self._call_id = ""
         self.method = method
         self.path = path
         self.raw_query = query
+
+    @classmethod
+    def arrived(cls, head: bytes, body: bytes | Body) -> Event:
+        """Make an event of what REQUEST says. Most handlers need the body and little else, so the rest waits."""
+        event = cls.__new__(cls)
+        event._head = head
+        event._body = body
+        event._headers = event._query = None
+        return event
+
+    if not TYPE_CHECKING:  # so that type checkers go on to report misspelt attributes
+
+        def __getattr__(self, name: str) -> Any:
+            if name not in _LATE:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            head = json.loads(str(self._head, "utf-8"))
+            for attribute, key in _LATE.items():
+                try:
+                    object.__getattribute__(self, attribute)
+                except AttributeError:
+                    setattr(self, attribute, head[key])
+            return object.__getattribute__(self, name)
 
     @property
     def body(self) -> bytes:
@@ -179,16 +207,34 @@ class Event:
 class Context:
     """Where and for whom a function runs."""
 
-    __slots__ = ("_cancelled", "call_id", "deadline")
+    __slots__ = ("_cancelled", "_event", "call_id", "deadline")
 
     def __init__(
         self, call_id: str = "", deadline: float | None = None, cancelled: Callable[[], bool] | None = None
     ) -> None:
+        self._event: Event | None = None
         self._cancelled = cancelled
         #: The identity of this call in logs, from the header ``X-Call-Id``.
         self.call_id = call_id
         #: When the call will be ended, as ``time.time()`` counts; None for never.
         self.deadline = deadline
+
+    @classmethod
+    def of(cls, event: Event, deadline: float | None, cancelled: Callable[[], bool]) -> Context:
+        """Make the context of an event that has arrived."""
+        context = cls.__new__(cls)
+        context._event = event
+        context._cancelled = cancelled
+        context.deadline = deadline
+        return context
+
+    if not TYPE_CHECKING:  # as for Event
+
+        def __getattr__(self, name: str) -> Any:
+            if name != "call_id":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self.call_id = self._event._call_id
+            return self.call_id
 
     @property
     def hostname(self) -> str:

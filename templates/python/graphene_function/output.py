@@ -10,8 +10,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TextIO
 
-#: The id of the call that this code runs for; empty outside of calls.
-current_call: contextvars.ContextVar[str] = contextvars.ContextVar("current_call", default="")
+    from .event import Context
+
+#: The context of the call that this code runs for; None outside of calls.
+current_call: contextvars.ContextVar[Context | None] = contextvars.ContextVar("current_call", default=None)
 
 
 def prepare(log_call_id: bool) -> None:
@@ -31,7 +33,8 @@ class CallIDStream(io.TextIOBase):
         self._stream = stream
 
     def write(self, text: str, /) -> int:
-        call = current_call.get()
+        context = current_call.get()
+        call = context.call_id if context is not None else ""
         self._stream.write(text.replace("\n", f" [{call}]\n") if call else text)
         return len(text)
 

@@ -6,6 +6,7 @@ is closed. What a handler prints goes to standard output, never into frames.
 
 from __future__ import annotations
 
+import collections
 import functools
 import os
 import select
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from .response import Response
 
 
+# Seconds that a call takes until it is worth to ask, before the one behind it,
+# whether somebody still waits for that.
+_LONG = 0.005
+
+
 class Cancelled(Exception):
     """Nobody waits for the answer any more."""
 
@@ -44,88 +50,120 @@ class Worker:
         self._credit = 0  # bytes of the answer that may be sent
         self._arrived: list[bytes | None] = []  # pieces of the body not yet asked for; None is its end
         self._cut = False  # the end of the body is not its real end
-        self._gone: set[int] = set()  # calls, this one or others of its batch, that nobody waits for
+        self._behind: collections.deque[tuple[int, bytes]] = collections.deque()  # calls that came meanwhile
+        self._gone: set[int] = set()  # calls that nobody waits for: this one, others of its batch, those behind
+        self._held: list[bytes] | None = None  # answers of a batch that go out together
 
     def run(self) -> None:
         """Answer calls until the socket is closed."""
         ready = {"async": False, "batch": self._function.has_batch, "pid": os.getpid()}
-        self._channel.send(ch.READY, 0, ch.document(ready))
+        channel, behind, gone = self._channel, self._behind, self._gone
+        channel.send(ch.READY, 0, ch.document(ready))
+        begun = 0.0
         try:
             while True:
-                kind, ident, payload = self._channel.read()
-                # Everything else belongs to calls that are over.
-                if kind == ch.REQUEST:
-                    self._serve(ident, payload)
-                elif kind == ch.BATCH:
-                    self._serve_batch(ch.parse_credit(payload))
+                if behind:
+                    ident, payload = behind.popleft()
+                    if time.monotonic() - begun > _LONG:
+                        self._notice()
+                else:
+                    gone.clear()
+                    kind, ident, payload = channel.read()
+                    if kind == ch.BATCH:
+                        self._serve_batch(ch.parse_credit(payload))
+                        continue
+                    if kind != ch.REQUEST:
+                        continue  # of a call that is over
+                self._id, self._arrived, self._cut = ident, [], False
+                if channel.holds():
+                    while channel.buffered():
+                        self._take()
+                begun = time.monotonic() if behind else 0.0
+                self._serve(ident, payload)
         except ch.Closed:
             return
 
     def _serve(self, ident: int, payload: bytes) -> None:
-        flags, meta, first = ch.parse_message(payload)
-        self._arrived, self._cut = [], False
-        self._gone.clear()
+        if ident in self._gone:
+            self._channel.send(ch.DROPPED, ident)
+            return
+        flags, milliseconds, head, first = ch.parse_request(payload)
         body = first if flags & ch.LAST else _ArrivingBody(first, self._next_piece)
-        event, context = make_event(meta, body, self._cancelled)
-        self._answer(ident, context.call_id, functools.partial(self._function.call, event, context))
+        event = Event.arrived(head, body)
+        deadline = time.time() + milliseconds / 1000 if milliseconds else None
+        context = Context.of(event, deadline, self._cancelled)
+        self._answer(ident, context, self._function.call, event, context)
 
     def _serve_batch(self, count: int) -> None:
         """Answer as many requests as follow, by one call of ``handle_batch``."""
-        self._gone.clear()
         calls: dict[int, tuple[Event, Context]] = {}
         while len(calls) < count or self._incoming():
             kind, ident, payload = self._channel.read()
             if kind == ch.REQUEST:
-                _, meta, body = ch.parse_message(payload)
-                calls[ident] = make_event(meta, body, functools.partial(self._cancelled, ident))
+                calls[ident] = make_event(payload, functools.partial(self._cancelled, ident))
             elif kind == ch.CANCEL:
                 self._gone.add(ident)
         wanted = [ident for ident in calls if ident not in self._gone]
         values: dict[int, Any] = {}
         if len(wanted) > 1:
-            ids = [calls[ident][1].call_id for ident in wanted]
-            current_call.set(f"{ids[0]}+{len(ids) - 1}")
-            deadlines = [calls[ident][1].deadline for ident in wanted]
-            first = min((d for d in deadlines if d is not None), default=None)
+            contexts = [calls[ident][1] for ident in wanted]
+            current_call.set(Context(f"{contexts[0].call_id}+{len(contexts) - 1}"))
             try:
-                answers = self._function.call_batch([calls[ident][0] for ident in wanted], Context(deadline=first))
+                answers = self._function.call_batch([calls[ident][0] for ident in wanted], together(contexts))
                 values = dict(zip(wanted, answers))
             except BaseException as err:  # what remains is to find out whose fault it is, one by one
                 report(err)
+        # What is known goes out together; what has to be found out may take long.
+        self._held = []
+        for ident, value in values.items():
+            self._answer(ident, calls[ident][1], _result, value)
+        self._release()
+        self._held = None
         for ident, (event, context) in calls.items():
-            if ident in values:
-                produce = functools.partial(_result, values[ident])
-            else:
-                produce = functools.partial(self._function.call, event, context)
-            self._answer(ident, context.call_id, produce)
+            if ident not in values:
+                self._answer(ident, context, self._function.call, event, context)
 
-    def _answer(self, ident: int, call_id: str, produce: Callable[[], Any]) -> None:
+    def _answer(self, ident: int, context: Context, produce: Callable[..., Any], *arguments: Any) -> None:
         """Send what ``produce`` returns or raises as the answer of a call."""
         self._id, self._credit = ident, ch.WINDOW
-        current_call.set(call_id)
+        current_call.set(context)
         try:
             if ident in self._gone:
                 raise Cancelled
-            response = self._function.respond(produce())
+            response = self._function.respond(produce(*arguments))
             content = response.body
             if not isinstance(content, bytes):
                 self._stream(response, content)
             elif len(content) <= ch.WHOLE:
-                self._channel.send(ch.RESPONSE, ident, ch.message(ch.LAST, head(response), content))
+                self._send(ch.answer(ident, ch.LAST, head(response), content))
             else:
                 length = ("Content-Length", str(len(content)))
                 response.headers = [h for h in response.headers if h[0].lower() != "content-length"] + [length]
-                self._channel.send(ch.RESPONSE, ident, ch.message(0, head(response), b""))
+                self._send(ch.answer(ident, 0, head(response), b""))
                 self._send_data(content)
                 self._channel.send(ch.END, ident)
         except Cancelled:
-            self._channel.send(ch.ERROR, ident, ch.document({"message": "cancelled"}))
+            self._send(ch.frame(ch.ERROR, ident, ch.document({"message": "cancelled"})))
         except ch.Closed:
             raise
         except BaseException as err:  # SystemExit too: a handler does not end its worker
-            self._channel.send(ch.ERROR, ident, ch.document({"message": report(err)}))
+            self._send(ch.frame(ch.ERROR, ident, ch.document({"message": report(err)})))
         finally:
-            current_call.set("")
+            current_call.set(None)
+
+    def _send(self, frame: bytes) -> None:
+        """Send a frame, or keep it for :meth:`_release`."""
+        if self._held is None:
+            self._channel.write(frame)
+            return
+        self._held.append(frame)
+        if len(frame) > ch.PIECE:
+            self._release()
+
+    def _release(self) -> None:
+        if self._held:
+            self._channel.write(b"".join(self._held))
+            self._held.clear()
 
     def _stream(self, response: Response, pieces: Any) -> None:
         if not hasattr(pieces, "__next__"):
@@ -135,7 +173,7 @@ class Worker:
             # that fails at its start is still an error and not half an answer.
             first = next(pieces, b"")
             early, late = first[: ch.WHOLE], first[ch.WHOLE :]
-            self._channel.send(ch.RESPONSE, self._id, ch.message(0, head(response), early))
+            self._send(ch.answer(self._id, 0, head(response), early))
             self._send_data(late)
             for piece in pieces:
                 self._send_data(piece)
@@ -144,6 +182,7 @@ class Worker:
         self._channel.send(ch.END, self._id)
 
     def _send_data(self, data: bytes) -> None:
+        self._release()
         view = memoryview(data)
         while view:
             while self._credit == 0 or self._incoming():
@@ -163,18 +202,24 @@ class Worker:
 
     def _cancelled(self, ident: int = 0) -> bool:
         """Say whether nobody waits for a call, by default the one being answered."""
-        while self._incoming():
-            self._take()
+        self._notice()
         return (ident or self._id) in self._gone
 
     def _incoming(self) -> bool:
         """Say whether a frame can be read without waiting for long."""
         return self._channel.buffered() or bool(select.select([self._channel], [], [], 0)[0])
 
+    def _notice(self) -> None:
+        """Take what can be read without waiting for long."""
+        while self._incoming():
+            self._take()
+
     def _take(self) -> None:
-        """Wait for a frame about the call being answered, and note what it says."""
+        """Wait for a frame about the call being answered or one behind it, and note what it says."""
         kind, ident, payload = self._channel.read()
-        if kind == ch.CANCEL:
+        if kind == ch.REQUEST:
+            self._behind.append((ident, payload))
+        elif kind == ch.CANCEL:
             self._gone.add(ident)
         elif ident != self._id:
             return
@@ -230,15 +275,16 @@ class _ArrivingBody:
             yield piece
 
 
-def make_event(meta: dict[str, Any], body: bytes | Body, cancelled: Callable[[], bool]) -> tuple[Event, Context]:
-    """Make what a handler is given of what REQUEST says."""
-    try:
-        event = Event(body, meta["headers"], meta["method"], meta["query"], meta["path"])
-    except (KeyError, TypeError) as err:
-        raise ch.Closed(f"a request that cannot be read: {err!r}") from None
-    timeout = meta.get("timeout")
-    deadline = None if timeout is None else time.time() + timeout
-    return event, Context(meta.get("call_id", ""), deadline, cancelled)
+def make_event(payload: bytes, cancelled: Callable[[], bool]) -> tuple[Event, Context]:
+    """Make what a handler is given of a REQUEST with a whole body."""
+    _, milliseconds, head, body = ch.parse_request(payload)
+    event = Event.arrived(head, body)
+    return event, Context.of(event, time.time() + milliseconds / 1000 if milliseconds else None, cancelled)
+
+
+def together(contexts: list[Context]) -> Context:
+    """Return the context of a batch: its deadline is the earliest."""
+    return Context(deadline=min((c.deadline for c in contexts if c.deadline is not None), default=None))
 
 
 def _result(value: Any) -> Any:

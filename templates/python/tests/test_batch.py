@@ -1,5 +1,6 @@
 import contextlib
 import io
+import os
 
 from graphene_function import channel as ch
 from graphene_function.loading import LoadError
@@ -25,7 +26,7 @@ class BatchTest(WorkerTestCase):
         for _ in range(count):
             kind, ident, payload = self.channel.read()
             found[ident] = (
-                ch.parse_document(payload)["message"].encode() if kind == ch.ERROR else ch.parse_message(payload)[2]
+                ch.parse_document(payload)["message"].encode() if kind == ch.ERROR else ch.parse_answer(payload)[2]
             )
         return found
 
@@ -105,10 +106,16 @@ class BatchTest(WorkerTestCase):
 
 class CancelledTest(WorkerTestCase):
     def test_a_handler_may_ask_whether_anybody_waits(self):
-        self.start("def handle(event, context):\n    while not context.cancelled: pass\n    return 'seen'")
-        self.request(1)
-        self.channel.send(ch.CANCEL, 1)
-        self.assertEqual(self.answer(1)[1], b"seen")
-        self.request(2)
-        self.channel.send(ch.CANCEL, 2)
-        self.assertEqual(self.answer(2)[1], b"seen")
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        self.start(
+            "import os\ndef handle(event, context):\n"
+            f"    os.write({write}, b'.')\n"
+            "    while not context.cancelled: pass\n"
+            "    return 'seen'"
+        )
+        for ident in (1, 2):
+            self.request(ident)
+            os.read(read, 1)
+            self.channel.send(ch.CANCEL, ident)
+            self.assertEqual(self.answer(ident)[1], b"seen")

@@ -24,7 +24,11 @@ class ChannelTest(unittest.TestCase):
 
     def test_messages_come_apart_as_they_were_put_together(self):
         meta = {"status": 200, "headers": [["A", "ü"]]}
-        self.assertEqual(ch.parse_message(ch.message(ch.LAST, ch.document(meta), b"body")), (ch.LAST, meta, b"body"))
+        answer = ch.answer(7, ch.LAST, ch.document(meta), b"body")
+        self.assertEqual(ch.parse_header(answer), (len(answer) - ch.HEADER.size, ch.RESPONSE, 7))
+        self.assertEqual(ch.parse_answer(answer[ch.HEADER.size :]), (ch.LAST, meta, b"body"))
+        request = ch.request(ch.LAST, 1500, b"{}", b"body")
+        self.assertEqual(ch.parse_request(request), (ch.LAST, 1500, b"{}", b"body"))
 
     def test_the_end_and_nonsense_close_the_channel(self):
         channel = ch.Channel(self.near)

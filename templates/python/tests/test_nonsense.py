@@ -24,8 +24,8 @@ def nonsense(source):
             [
                 b"",
                 ch.credit(source.randrange(4)),
-                ch.message(source.randrange(2), request, source.randbytes(source.randrange(50))),
-                ch.message(ch.LAST, source.choice([b"{}", b"[]", b"null", b"\xff", request[:9]]), b""),
+                ch.request(source.randrange(2), 0, request, source.randbytes(source.randrange(50))),
+                ch.request(ch.LAST, 5, source.choice([b"{}", b"[]", b"null", b"\xff", request[:9]]), b""),
                 source.randbytes(source.randrange(40)),
             ]
         )

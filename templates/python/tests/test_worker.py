@@ -1,5 +1,6 @@
 import contextlib
 import io
+import os
 import socket
 import threading
 
@@ -32,7 +33,7 @@ class WorkerTestCase(HandlerTestCase):
 
     def request(self, ident, body=b"", flags=ch.LAST, **meta):
         request = {"method": "GET", "path": "/", "query": "", "headers": [], "call_id": "", **meta}
-        self.channel.send(ch.REQUEST, ident, ch.message(flags, ch.document(request), body))
+        self.channel.send(ch.REQUEST, ident, ch.request(flags, 0, ch.document(request), body))
 
     def answer(self, ident):
         """Return status, body and the last frame's type."""
@@ -41,7 +42,7 @@ class WorkerTestCase(HandlerTestCase):
             kind, got, payload = self.channel.read()
             self.assertEqual(got, ident)
             if kind == ch.RESPONSE:
-                flags, meta, body = ch.parse_message(payload)
+                flags, meta, body = ch.parse_answer(payload)
                 status = meta["status"]
                 if flags & ch.LAST:
                     return status, body, kind
@@ -128,6 +129,49 @@ class SyncWorkerTest(WorkerTestCase):
         self.assertEqual(self.answer(2)[1], b"ok")
 
 
+    def test_a_call_that_came_behind_another_is_kept_until_that_is_over(self):
+        self.start(
+            "def handle(event, context):\n"
+            "    if event.path != '/stream': return event.path\n"
+            "    def pieces():\n"
+            "        yield event.path\n"
+            "        for piece in event.stream(): yield piece\n"
+            "    return pieces()"
+        )
+        self.request(1, path="/stream", flags=0)
+        kind, _, payload = self.channel.read()
+        self.assertEqual((kind, ch.parse_answer(payload)[2]), (ch.RESPONSE, b"/stream"))
+        self.request(2, path="/second")
+        self.channel.send(ch.DATA, 1, b"piece")
+        self.channel.send(ch.END, 1)
+        frames = []
+        while ch.END not in frames:
+            kind, ident, _ = self.channel.read()
+            self.assertEqual(ident, 1)
+            frames.append(kind)
+        self.assertEqual(sorted(frames), [ch.DATA, ch.END, ch.CREDIT])
+        self.assertEqual(self.answer(2), (200, b"/second", ch.RESPONSE))
+
+    def test_a_call_that_is_cancelled_before_it_begins_is_dropped(self):
+        read, write = os.pipe()
+        self.addCleanup(os.close, write)
+        self.start(f"import os\ndef handle(event, context):\n    if event.path == '/wait': os.read({read}, 1)\n    return event.path")
+        self.request(1, path="/wait")
+        self.request(2)
+        self.channel.send(ch.CANCEL, 2)
+        self.request(3, path="/3")
+        os.write(write, b".")
+        self.assertEqual(self.answer(1)[1], b"/wait")
+        self.assertEqual(self.channel.read(), (ch.DROPPED, 2, b""))
+        self.assertEqual(self.answer(3)[1], b"/3")
+
+    def test_a_call_knows_its_deadline_and_its_id(self):
+        self.start("import time\ndef handle(event, context): return f'{context.call_id} {0 < context.remaining() < 9}'")
+        document = ch.document({"method": "GET", "path": "/", "query": "", "headers": [], "call_id": "c-1"})
+        self.channel.send(ch.REQUEST, 1, ch.request(ch.LAST, 8000, document, b""))
+        self.assertEqual(self.answer(1)[1], b"c-1 True")
+
+
 class AsyncWorkerTest(WorkerTestCase):
     def test_calls_overlap(self):
         self.start(
@@ -145,7 +189,7 @@ class AsyncWorkerTest(WorkerTestCase):
         bodies = {}
         for _ in range(2):
             _, ident, payload = self.channel.read()
-            bodies[ident] = ch.parse_message(payload)[2]
+            bodies[ident] = ch.parse_answer(payload)[2]
         self.assertEqual(bodies, {1: b"/1", 2: b"/2"})
 
     def test_cancel_ends_a_call(self):

@@ -58,8 +58,8 @@ class ZygoteTest(HandlerTestCase):
         kind, _, payload = worker.read()
         self.assertEqual((kind, ch.parse_document(payload)["pid"]), (ch.READY, pid))
         request = {"method": "GET", "path": "/", "query": "", "headers": []}
-        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, ch.document(request), b""))
-        self.assertEqual(ch.parse_message(worker.read()[2])[2], str(self.process.pid).encode())
+        worker.send(ch.REQUEST, 1, ch.request(ch.LAST, 0, ch.document(request), b""))
+        self.assertEqual(ch.parse_answer(worker.read()[2])[2], str(self.process.pid).encode())
         worker.sock.close()
         self.assertEqual(self.news(ch.EXITED), {"status": "exit status 0"})
 
@@ -70,7 +70,7 @@ class ZygoteTest(HandlerTestCase):
         self.news(ch.FORKED)
         worker.read()
         request = {"method": "GET", "path": "/", "query": "", "headers": []}
-        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, ch.document(request), b""))
+        worker.send(ch.REQUEST, 1, ch.request(ch.LAST, 0, ch.document(request), b""))
         self.assertEqual(self.process.stdout.readline(), "hanging\n")
         self.control.send(ch.KILL, 1)
         self.assertEqual(self.news(ch.EXITED), {"status": "signal: Killed"})
@@ -110,8 +110,8 @@ class ZygoteTest(HandlerTestCase):
                 pid = self.news(ch.FORKED)["pid"]
                 worker.read()
                 request = {"method": "GET", "path": "/", "query": "", "headers": []}
-                worker.send(ch.REQUEST, 1, ch.message(ch.LAST, ch.document(request), b""))
-                warm_in = int(ch.parse_message(worker.read()[2])[2])
+                worker.send(ch.REQUEST, 1, ch.request(ch.LAST, 0, ch.document(request), b""))
+                warm_in = int(ch.parse_answer(worker.read()[2])[2])
                 self.assertEqual(warm_in, pid if forked else self.process.pid)
 
     def test_a_warmup_that_raises_is_only_logged(self):
@@ -132,9 +132,9 @@ class ZygoteTest(HandlerTestCase):
         pid = self.news(ch.FORKED)["pid"]
         worker.read()
         request = {"method": "GET", "path": "/", "query": "", "headers": []}
-        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, ch.document(request), b""))
+        worker.send(ch.REQUEST, 1, ch.request(ch.LAST, 0, ch.document(request), b""))
         want = f"before {self.process.pid},after {pid}"
-        self.assertEqual(ch.parse_message(worker.read()[2])[2], want.encode())
+        self.assertEqual(ch.parse_answer(worker.read()[2])[2], want.encode())
 
     def test_a_hook_that_raises_costs_its_worker_only(self):
         self.start(
@@ -161,7 +161,7 @@ class ZygoteTest(HandlerTestCase):
         self.news(ch.FORKED)
         worker.read()
         request = {"method": "GET", "path": "/", "query": "", "headers": []}
-        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, ch.document(request), b""))
+        worker.send(ch.REQUEST, 1, ch.request(ch.LAST, 0, ch.document(request), b""))
         self.assertTrue(int(self.process.stdout.readline()))
         self.news(ch.EXITED)
         self.control.sock.close()
@@ -184,7 +184,7 @@ class ZygoteTest(HandlerTestCase):
         self.news(ch.FORKED)
         worker.read()
         request = {"method": "GET", "path": "/", "query": "", "headers": []}
-        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, ch.document(request), b""))
+        worker.send(ch.REQUEST, 1, ch.request(ch.LAST, 0, ch.document(request), b""))
         self.control.sock.close()
         self.process.communicate(timeout=30)  # ends when the worker, too, has closed its output
         self.assertEqual(self.process.returncode, 0)
@@ -200,5 +200,5 @@ class ZygoteTest(HandlerTestCase):
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
         request = {"method": "GET", "path": "/", "query": "", "headers": []}
-        worker.send(ch.REQUEST, 1, ch.message(ch.LAST, ch.document(request), b""))
-        self.assertEqual(ch.parse_message(worker.read()[2])[2], b"alive")
+        worker.send(ch.REQUEST, 1, ch.request(ch.LAST, 0, ch.document(request), b""))
+        self.assertEqual(ch.parse_answer(worker.read()[2])[2], b"alive")
