@@ -186,9 +186,9 @@ func callerName(ctx context.Context) string {
 	return s.caller.String()
 }
 
-// canI answers whether the caller may do something, and why: to those who
+// answerCanI answers whether the caller may do something, and why: to those who
 // write policies, and to those who wonder.
-func (g *Gateway) canI(w http.ResponseWriter, r *http.Request) error {
+func (g *Gateway) answerCanI(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
 	namespace, name, _ := strings.Cut(query.Get("resource"), ":")
 	if name == "*" {
@@ -198,7 +198,7 @@ func (g *Gateway) canI(w http.ResponseWriter, r *http.Request) error {
 		namespace = ""
 	}
 	d := auth.Decide(auth.CallerOf(r.Context()), auth.Action(query.Get("action")), auth.Resource{Namespace: namespace, Name: name})
-	answer := CanI{Caller: d.Caller.String(), Action: string(d.Action), Resource: d.Resource.String(), Allowed: d.Err() == nil, Reason: d.Rule}
+	answer := canI{Caller: d.Caller.String(), Action: string(d.Action), Resource: d.Resource.String(), Allowed: d.Err() == nil, Reason: d.Rule}
 	if err := d.Err(); err != nil {
 		answer.Reason = err.Error()
 	}
@@ -215,8 +215,8 @@ func (g *Gateway) canI(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// CanI is the answer to whether a caller may do something.
-type CanI struct {
+// canI is the answer to whether a caller may do something.
+type canI struct {
 	Caller   string `json:"caller"`
 	Action   string `json:"action"`
 	Resource string `json:"resource"`

@@ -87,7 +87,7 @@ func (g *Gateway) systemRoutes() *mux.Router {
 		r.Path(route.Path).Methods(route.Method).
 			Handler(g.metrics.Route(route.Path, web.Handler(g.o.Log, route.Handle)))
 	}
-	r.Path(canIPath).Methods("GET").Handler(g.metrics.Route(canIPath, web.Handler(g.o.Log, g.canI)))
+	r.Path(canIPath).Methods("GET").Handler(g.metrics.Route(canIPath, web.Handler(g.o.Log, g.answerCanI)))
 	if g.async == nil {
 		return r
 	}

@@ -97,7 +97,7 @@ func cutLast(path string) (before, after string, found bool) {
 	return path, path, false
 }
 
-// post POSTs a call to a path below prefix, without credentials.
+// post POSTs a call to a path below prefix.
 func (c *Client) post(ctx context.Context, prefix string, call Call) (*http.Response, error) {
 	name := call.Function.Name
 	if call.Function.Namespace != "" {
@@ -114,7 +114,7 @@ func (c *Client) post(ctx context.Context, prefix string, call Call) (*http.Resp
 	if call.Header != nil {
 		req.Header = call.Header.Clone()
 	}
-	return c.roundTrip(req)
+	return c.call(req)
 }
 
 // LaterCall returns what is known about an asynchronous call, as soon as it

@@ -22,6 +22,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/graphene-faas/graphene/internal/fault"
@@ -176,6 +177,53 @@ func (c *Client) authorize(req *http.Request) {
 		req.SetBasicAuth(c.o.User, c.o.Password)
 	}
 }
+
+// wantToken is how a gateway asks for a caller's token at a function's door.
+// OpenFaaS's clients look for the same text.
+const wantToken = "Bearer realm=IAM function invoke"
+
+// call sends a call of a function. The client's credentials are for the
+// platform, and a function could use what it is shown: so they go along only
+// if the gateway asks for them, in a second request. The caller's own
+// Authorization is for the function and stays.
+func (c *Client) call(req *http.Request) (*http.Response, error) {
+	if req.Header.Get("Authorization") != "" || c.o.Token == "" && c.o.User == "" {
+		return c.roundTrip(req)
+	}
+	body := &untouched{Reader: req.Body}
+	if req.Body != nil && req.GetBody == nil {
+		// What cannot be read twice must not be read before it is welcome.
+		req.Header.Set("Expect", "100-continue")
+		req.Body = body
+	}
+	resp, err := c.roundTrip(req)
+	if err != nil || resp.StatusCode != http.StatusUnauthorized || body.read.Load() ||
+		resp.Header.Get(web.HeaderInternal) != "gateway" || resp.Header.Get("WWW-Authenticate") != wantToken {
+		return resp, err
+	}
+	resp.Body.Close()
+	if req.GetBody != nil {
+		if req.Body, err = req.GetBody(); err != nil {
+			return nil, fmt.Errorf("write the request: %w", err)
+		}
+	}
+	c.authorize(req)
+	return c.roundTrip(req)
+}
+
+// untouched knows whether a body was read. Closing it does nothing: it may be
+// sent again.
+type untouched struct {
+	io.Reader
+	read atomic.Bool
+}
+
+func (u *untouched) Read(p []byte) (int, error) {
+	u.read.Store(true)
+	return u.Reader.Read(p)
+}
+
+func (u *untouched) Close() error { return nil }
 
 // roundTrip sends req and explains why that failed, if it did.
 func (c *Client) roundTrip(req *http.Request) (*http.Response, error) {

@@ -365,3 +365,63 @@ func TestTLSTrustsWhatItIsTold(t *testing.T) {
 		t.Errorf("a missing file: %v, want fault.Invalid", err)
 	}
 }
+
+// guarded answers calls that carry no credentials with a gateway's challenge.
+func guarded(t *testing.T, from string) *httptest.Server {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") == "" {
+			w.Header().Set("WWW-Authenticate", "Bearer realm=IAM function invoke")
+			w.Header().Set("X-Openfaas-Internal", from)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s", r.Header.Get("Authorization"), body)
+	}))
+	t.Cleanup(server.Close)
+	return server
+}
+
+func TestCallsCarryTheLoginWhereTheGatewayAsksForIt(t *testing.T) {
+	const large = 1 << 20
+	for name, tt := range map[string]struct {
+		from, token string
+		header      http.Header
+		body        io.Reader
+		want        string
+	}{
+		"known body":             {"gateway", "t", nil, strings.NewReader("hello"), "200 Bearer t hello"},
+		"streamed body":          {"gateway", "t", nil, io.MultiReader(strings.NewReader(strings.Repeat("x", large))), "200 Bearer t " + strings.Repeat("x", large)},
+		"no body":                {"gateway", "t", nil, nil, "200 Bearer t "},
+		"not logged in":          {"gateway", "", nil, nil, "401 "},
+		"a function that asks":   {"of-watchdog", "t", nil, nil, "401 "},
+		"the function's own one": {"gateway", "t", http.Header{"Authorization": {"Basic eDp5"}}, nil, "200 Basic eDp5 "},
+	} {
+		server := guarded(t, tt.from)
+		transport := http.DefaultTransport.(*http.Transport).Clone()
+		c, err := client.New(client.Options{URL: server.URL, Token: tt.token, Transport: transport})
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := c.Invoke(t.Context(), client.Call{Function: function.Ref{Name: "echo"}, Header: tt.header, Body: tt.body})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		transport.CloseIdleConnections()
+		if got := fmt.Sprint(resp.StatusCode, " ", string(body)); got != tt.want {
+			t.Errorf("%s: %.60q, want %.60q", name, got, tt.want)
+		}
+	}
+}
+
+func TestCanIAsksInTheWordsOfPolicies(t *testing.T) {
+	p := newPeer(t, client.Options{Token: "t"}, `200 {"caller":"corp/a","action":"Function:Invoke","resource":"ns:fn","allowed":true,"reason":"rule"}`)
+	got, err := p.CanI(t.Context(), "Function:Invoke", "ns:fn")
+	want := client.CanI{Caller: "corp/a", Action: "Function:Invoke", Resource: "ns:fn", Allowed: true, Reason: "rule"}
+	if err != nil || got != want || p.asked[0] != "GET /system/can-i?action=Function%3AInvoke&resource=ns%3Afn" {
+		t.Errorf("%+v, %v, asked %q", got, err, p.asked)
+	}
+}

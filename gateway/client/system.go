@@ -41,6 +41,24 @@ func (c *Client) Healthy(ctx context.Context) error {
 	return c.do(ctx, request{method: "GET", path: []string{"healthz"}}, nil)
 }
 
+// A CanI is the answer to whether a caller may do something.
+type CanI struct {
+	Caller   string `json:"caller"`
+	Action   string `json:"action"`
+	Resource string `json:"resource"`
+	Allowed  bool   `json:"allowed"`
+	Reason   string `json:"reason"` // the rule that allows it, or the right that is missing
+}
+
+// CanI asks whether this client may do action to resource, which are written
+// as in policies.
+func (c *Client) CanI(ctx context.Context, action, resource string) (CanI, error) {
+	var answer CanI
+	query := url.Values{"action": {action}, "resource": {resource}}
+	err := c.do(ctx, request{method: "GET", path: []string{"system", "can-i"}, query: query}, &answer)
+	return answer, err
+}
+
 // Functions lists the functions of a namespace; "" is the gateway's default.
 func (c *Client) Functions(ctx context.Context, namespace string) ([]types.FunctionStatus, error) {
 	var all []types.FunctionStatus
@@ -211,8 +229,9 @@ type Call struct {
 }
 
 // Invoke calls a function and returns its answer, whatever its status; the
-// caller closes the body. The client's credentials are for the platform and
-// stay here: a function gets those in call.Header, if any.
+// caller closes the body. The client's credentials are for the platform: they
+// go along only where the gateway admits no call without, and the function
+// gets those in call.Header, if any.
 func (c *Client) Invoke(ctx context.Context, call Call) (*http.Response, error) {
 	name := call.Function.Name
 	if call.Function.Namespace != "" {
@@ -233,5 +252,5 @@ func (c *Client) Invoke(ctx context.Context, call Call) (*http.Response, error) 
 	if call.Header != nil {
 		req.Header = call.Header.Clone()
 	}
-	return c.roundTrip(req)
+	return c.call(req)
 }

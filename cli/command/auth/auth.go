@@ -1,4 +1,5 @@
-// Package auth holds the commands that log in to a gateway and out again.
+// Package auth holds the commands that log in to a gateway and out again, and
+// the one that asks what a caller may do.
 package auth
 
 import (
@@ -15,9 +16,9 @@ import (
 	"github.com/graphene-faas/graphene/internal/fault"
 )
 
-// Commands returns login and logout.
+// Commands returns login, logout and auth.
 func Commands(f *command.Factory) []*cobra.Command {
-	return []*cobra.Command{loginCommand(f), logoutCommand(f)}
+	return []*cobra.Command{loginCommand(f), logoutCommand(f), authCommand(f)}
 }
 
 // maxPassword bounds what is read as a password, in bytes.
