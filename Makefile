@@ -7,15 +7,16 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 TOOL    := $(GO) tool -modfile=tools.mod
 
 .DEFAULT_GOAL := all
-.PHONY: all build images demo test race fuzz soak bench lint generate check help
+.PHONY: all build images demo test e2e race fuzz soak bench lint generate check help
 
 all: build lint test ## build, lint and test
 
 build: ## build bin/graphene and bin/fwatchdog
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cli/cmd/graphene ./watchdog/cmd/fwatchdog
 
+PLATFORMS ?= linux/amd64,linux/arm64
 images: ## build bin/images, and push to PUSH=REGISTRY/PREFIX; ONLY=NAME,... for some
-	$(GO) run ./cli/cmd/images -version $(VERSION) -commit $(COMMIT) -push '$(PUSH)' -only '$(ONLY)'
+	$(GO) run ./cli/cmd/images -version $(VERSION) -commit $(COMMIT) -push '$(PUSH)' -only '$(ONLY)' -platforms '$(PLATFORMS)'
 
 demo: build ## start a platform, deploy the examples, call them, stay up until Ctrl-C
 	$(GO) run ./test/demo -graphene bin/graphene
@@ -23,6 +24,11 @@ demo: build ## start a platform, deploy the examples, call them, stay up until C
 test: ## run every test that needs no root and no containers
 	$(GO) vet ./...
 	$(GO) test -timeout 20m ./...
+
+# With KUBECONFIG and REGISTRY on the command line, in another cluster than the
+# one that is made for it: an exported KUBECONFIG may lead to somebody's work.
+e2e: ## run the end-to-end tests in a real Kubernetes; as root, or with KUBECONFIG=FILE REGISTRY=HOST
+	KUBECONFIG='$(if $(filter command,$(firstword $(origin KUBECONFIG))),$(KUBECONFIG))' test/e2e/e2e.sh
 
 race: ## run the tests with the race detector
 	$(GO) test -race -timeout 30m ./...

@@ -34,6 +34,7 @@ Commands:
   up             bring the cluster up; do nothing if it is
   down           take it down
   exec CMD...    run a command inside the node
+  restart-api    kill the API server, which is started again
   env            print the shell's variables for using it from outside
   build          build its binaries, which up does if they are missing
   light up       only etcd and an API server, on loopback, without root
@@ -72,6 +73,8 @@ func run(ctx context.Context, name string, args []string) error {
 		return c.down()
 	case "exec":
 		return c.exec(args[1:])
+	case "restart-api":
+		return c.restartAPI()
 	case "env":
 		return c.printEnv(os.Stdout)
 	case "build":

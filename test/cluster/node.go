@@ -57,6 +57,12 @@ func (c *cluster) node(ctx context.Context) error {
 		// The namespace is this thread's; after exec it is everybody's.
 		return syscall.Exec("/proc/self/exe", os.Args, os.Environ())
 	}
+	// The node ends with its keeper. The wish is this thread's, which stays,
+	// and would not have outlived exec.
+	runtime.LockOSThread()
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0); errno != 0 {
+		return errno
+	}
 	for _, step := range []struct {
 		what string
 		do   func() error

@@ -12,7 +12,9 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -82,7 +84,7 @@ func (c *cluster) down() error {
 
 // running tells whether the cluster is up.
 func (c *cluster) running() bool {
-	if c.keeper() == 0 || !exists(c.run("ready")) {
+	if c.pid("keeper") == 0 || !exists(c.run("ready")) {
 		return false
 	}
 	cmd := c.inside(c.bin("kube"), "kubectl", "get", "--raw=/readyz")
@@ -197,10 +199,15 @@ func (c *cluster) startKeeper(ctx context.Context) error {
 
 // clear ends the keeper, and the node with it, and removes what they left.
 func (c *cluster) clear() error {
-	if pid := c.keeper(); pid != 0 {
-		// Its death kills the node's first process, and that all others.
+	// The death of the node's first process kills all others in the node. The
+	// keeper's death kills it too, unless it came before the node was ready.
+	for _, part := range []string{"keeper", "init"} {
+		pid := c.pid(part)
+		if pid == 0 {
+			continue
+		}
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return fmt.Errorf("end the keeper: %w", err)
+			return fmt.Errorf("end the %s: %w", part, err)
 		}
 	}
 	deadline := time.Now().Add(30 * time.Second)
@@ -231,9 +238,10 @@ func removeGroups(dir string) {
 	_ = syscall.Rmdir(dir) // it is tried again
 }
 
-// keeper is the process id of the running keeper, or 0.
-func (c *cluster) keeper() int {
-	text, err := os.ReadFile(c.run("keeper.pid"))
+// pid is the process id of the running keeper, or of the node's first process,
+// which is its init; 0 if there is none.
+func (c *cluster) pid(part string) int {
+	text, err := os.ReadFile(c.run(part + ".pid"))
 	if err != nil {
 		return 0
 	}
@@ -242,7 +250,7 @@ func (c *cluster) keeper() int {
 		return 0
 	}
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil || string(line) != "cluster\x00-name\x00"+c.Name+"\x00keep\x00" {
+	if err != nil || !strings.HasPrefix(string(line), "cluster\x00-name\x00"+c.Name+"\x00") {
 		return 0 // it has ended, and the number may be somebody else's
 	}
 	return pid
@@ -292,7 +300,7 @@ func (c *cluster) exec(args []string) error {
 	if len(args) == 0 {
 		return errUsage
 	}
-	if c.keeper() == 0 {
+	if c.pid("keeper") == 0 {
 		return errors.New("it is not up")
 	}
 	cmd := c.inside(args...)
@@ -301,6 +309,15 @@ func (c *cluster) exec(args []string) error {
 		return err
 	}
 	return syscall.Exec(path, cmd.Args, os.Environ())
+}
+
+// restartAPI kills the API server as a crash would; the node starts another.
+func (c *cluster) restartAPI() error {
+	out, err := c.inside("sh", "-c", "kill -9 $(cat "+c.run("apiserver.pid")+")").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("kill the API server: %w: %s", err, out)
+	}
+	return nil
 }
 
 // forwards are the ports of the machine's loopback that lead into the node.
@@ -314,7 +331,7 @@ func (c *cluster) forwards() map[string]string {
 
 // printEnv writes what a shell needs to use the cluster from outside.
 func (c *cluster) printEnv(w io.Writer) error {
-	if c.keeper() == 0 {
+	if c.pid("keeper") == 0 {
 		return errors.New("it is not up")
 	}
 	address := map[string]string{}
@@ -333,14 +350,14 @@ func (c *cluster) printEnv(w io.Writer) error {
 // keep holds the node: it starts the node's first process in namespaces of
 // its own, forwards ports to it, and takes it along when it ends.
 func (c *cluster) keep(ctx context.Context) error {
-	// The node's first process gets its death signal when the thread that
-	// started it ends, so main's thread does, and stays.
+	// The node's first process is told when the thread that started it ends, so
+	// this one stays.
+	runtime.LockOSThread()
 	node := exec.Command("/proc/self/exe", "-name", c.Name, "node")
 	node.Args[0] = "cluster"
 	node.Stdout, node.Stderr = os.Stdout, os.Stderr
 	node.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWNET | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS,
-		Pdeathsig:  syscall.SIGKILL,
 	}
 	if err := node.Start(); err != nil {
 		return err

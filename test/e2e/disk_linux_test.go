@@ -12,7 +12,7 @@ import (
 )
 
 func TestAFullDiskLosesNothing(t *testing.T) {
-	p := start(t)
+	p := serve(t, "it fills the disk that the one process has")
 	p.stop()
 	disk := filepath.Join(p.dir, "disk")
 	if err := os.Mkdir(disk, 0o755); err != nil {

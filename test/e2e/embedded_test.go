@@ -56,7 +56,7 @@ func (p *platform) stack(name, lang string, more ...string) {
 }
 
 func TestAPlatformStartsOnceAndKeepsItsSecrets(t *testing.T) {
-	p := start(t)
+	p := serve(t, "it starts the one process twice")
 
 	info, err := os.Stat(filepath.Join(p.data, "auth", "basic-auth-password"))
 	if err != nil {
@@ -188,7 +188,7 @@ def handle(model, event, context):
 }
 
 func TestFunctionsSurviveAPowerCut(t *testing.T) {
-	p := start(t)
+	p := serve(t, "it kills the one process; pods do not end with the platform")
 	p.goFunction("echo", "one")
 	p.cli("up", "-f", "echo.yml")
 	p.cli("scale", "echo", "--replicas", "2")
@@ -325,7 +325,7 @@ def handle(event, context):
 }
 
 func TestDamagedStateIsToldAndKept(t *testing.T) {
-	p := start(t)
+	p := serve(t, "it damages files; the state is in Kubernetes")
 	p.goFunction("good", "one")
 	p.cli("up", "-f", "good.yml")
 	p.goFunction("broken", "one")
@@ -375,7 +375,7 @@ func TestTwoDeploysAtOnceLeaveOneWhole(t *testing.T) {
 }
 
 func TestHugeRequestsAreRefusedClearly(t *testing.T) {
-	p := start(t, "--max-body", "1Mi")
+	p := serve(t, "it sets the limit of bodies by a flag", "--max-body", "1Mi")
 	p.goFunction("echo", "one")
 	p.cli("up", "-f", "echo.yml")
 	p.call(413, "POST", "/function/echo", strings.Repeat("x", 2<<20))

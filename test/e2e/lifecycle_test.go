@@ -15,7 +15,7 @@ import (
 )
 
 func TestARestartKeepsEverything(t *testing.T) {
-	p := start(t)
+	p := serve(t, "it restarts the one process")
 	p.write("keeper/handler.go", `package function
 
 import (
@@ -78,7 +78,7 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestAFirstStartCutShortHarmsNothing(t *testing.T) {
-	p := start(t)
+	p := serve(t, "it kills the one process at its first start")
 	p.stop()
 	for i := range 10 {
 		data := filepath.Join(p.dir, "cut-"+strconv.Itoa(i))
@@ -101,7 +101,7 @@ func TestAFirstStartCutShortHarmsNothing(t *testing.T) {
 }
 
 func TestADataDirectoryThatCannotBeUsedIsRefused(t *testing.T) {
-	p := start(t)
+	p := serve(t, "there is no data directory")
 	p.stop()
 	for _, tt := range []struct {
 		name    string
@@ -139,7 +139,7 @@ func TestADataDirectoryThatCannotBeUsedIsRefused(t *testing.T) {
 }
 
 func TestLimitsAnswerWithTheRightStatus(t *testing.T) {
-	p := start(t, "--max-waiting", "2")
+	p := serve(t, "it sets the length of the queue by a flag", "--max-waiting", "2")
 	p.deployWire("max_inflight: 1", "exec_timeout: 5s")
 
 	t.Run("calls wait for the one slot, and too many are refused", func(t *testing.T) {

@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 var graphene string
 
 func TestMain(m *testing.M) {
+	flag.Parse()
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "graphene-e2e-")
 		if err != nil {
@@ -38,17 +40,25 @@ func TestMain(m *testing.M) {
 			fmt.Fprintf(os.Stderr, "build graphene: %v\n", err)
 			return 1
 		}
+		if onCluster() {
+			if err := prepareCluster(); err != nil {
+				fmt.Fprintf(os.Stderr, "the cluster cannot be tested: %v\n", err)
+				return 1
+			}
+		}
 		return m.Run()
 	}())
 }
 
-// A platform is one `graphene serve` with a data directory and a command line
-// logged in to it.
+// A platform is what a test talks to, with a command line logged in to it: a
+// `graphene serve` of the test's own, or the platform that runs in the cluster.
 type platform struct {
-	t       *testing.T
-	dir     string // home of everything: data, cli configuration, work
+	t   *testing.T
+	dir string // home of everything: data, cli configuration, work
+	url string
+
+	// Of graphene serve. In a cluster, log stays empty and the others are unset.
 	data    string
-	url     string
 	program string
 	user    *syscall.Credential // whom it runs as; nil is ourselves
 	cmd     *exec.Cmd
@@ -56,14 +66,44 @@ type platform struct {
 	done    chan struct{}
 }
 
-// start runs a platform in a fresh directory until the test ends.
-func start(t *testing.T, flags ...string) *platform {
+// start gives a platform without functions to a test that holds for every size
+// of it.
+func start(t *testing.T) *platform {
 	t.Helper()
-	return startAs(t, nil, flags...)
+	if onCluster() {
+		return cluster(t)
+	}
+	return serveAs(t, nil)
 }
 
-// startAs is start as another user, which only root can do.
-func startAs(t *testing.T, user *syscall.Credential, flags ...string) *platform {
+// serve gives a test a `graphene serve` of its own, with flags. On a cluster
+// the test is skipped for the reason why, which says what a cluster has not.
+func serve(t *testing.T, why string, flags ...string) *platform {
+	t.Helper()
+	if onCluster() {
+		t.Skipf("SKIPPED on a cluster: %s", why)
+	}
+	return serveAs(t, nil, flags...)
+}
+
+// serveAs runs graphene serve as another user, which only root can do.
+func serveAs(t *testing.T, user *syscall.Credential, flags ...string) *platform {
+	t.Helper()
+	p := newPlatform(t)
+	p.data, p.program, p.user = filepath.Join(p.dir, "data"), graphene, user
+	if user != nil {
+		if err := os.Chown(p.dir, int(user.Uid), int(user.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(p.stop)
+	p.start(flags...)
+	return p
+}
+
+// newPlatform makes the directory of a platform, which goes when the test
+// ends.
+func newPlatform(t *testing.T) *platform {
 	t.Helper()
 	// Not t.TempDir: its path is long and, as root, closed to the users that
 	// replicas run as.
@@ -71,23 +111,15 @@ func startAs(t *testing.T, user *syscall.Credential, flags ...string) *platform 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	p := &platform{t: t, dir: dir, data: filepath.Join(dir, "data"), program: graphene, user: user}
-	if user != nil {
-		if err := os.Chown(dir, int(user.Uid), int(user.Gid)); err != nil {
-			t.Fatal(err)
-		}
-	}
 	t.Cleanup(func() {
-		p.stop()
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
 	})
-	p.start(flags...)
-	return p
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return &platform{t: t, dir: dir, log: &lockedBuffer{}}
 }
 
 // in returns the platform for use by a subtest, whose failures are then its own.
@@ -247,6 +279,9 @@ func (p *platform) read(name string) string {
 // password is that of the administrator.
 func (p *platform) password() string {
 	p.t.Helper()
+	if onCluster() {
+		return clusterPassword
+	}
 	text, err := os.ReadFile(filepath.Join(p.data, "auth", "basic-auth-password"))
 	if err != nil {
 		p.t.Fatal(err)

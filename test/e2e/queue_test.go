@@ -32,7 +32,7 @@ func TestTheGuidesPipelineWorksAsItStands(t *testing.T) {
 	if err != nil {
 		t.Skip("THE GUIDE'S PIPELINE IS NOT TESTED: there is no python3")
 	}
-	p := start(t)
+	p := serve(t, "it kills the one process in the middle")
 	p.write("echo/handler.go", `package function
 
 import (
@@ -67,7 +67,7 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestNoCallIsLostWhenThePlatformIsKilled(t *testing.T) {
-	p := start(t)
+	p := serve(t, "it kills the one process in the middle")
 	p.goFunction("echo", "one")
 	p.cli("up", "-f", "echo.yml")
 	const total = 2000
@@ -134,7 +134,7 @@ func TestASleepingFunctionIsWokenByItsQueue(t *testing.T) {
 }
 
 func TestNothingIsAcceptedOnADiskWithoutSpace(t *testing.T) {
-	p := start(t, "--queue-reserve", "1000Ti")
+	p := serve(t, "it sets the reserve of the disk by a flag", "--queue-reserve", "1000Ti")
 	p.goFunction("echo", "one")
 	p.cli("up", "-f", "echo.yml")
 	a := p.call(503, "POST", "/async-function/echo", "hello")
@@ -145,7 +145,7 @@ func TestNothingIsAcceptedOnADiskWithoutSpace(t *testing.T) {
 }
 
 func TestABatchSurvivesTheDeathOfBothSides(t *testing.T) {
-	p := start(t)
+	p := serve(t, "it kills the one process in the middle")
 	p.goFunction("echo", "one")
 	p.cli("up", "-f", "echo.yml")
 	const total = 3000
