@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -113,7 +114,7 @@ func (p puller) image(b *build, ref name.Reference, target function.Target) (*ba
 	if err != nil {
 		return nil, fmt.Errorf("read its configuration: %w", err)
 	}
-	if config.OS != target.OS || config.Architecture != target.Arch {
+	if cmp.Or(config.OS, target.OS) != target.OS || cmp.Or(config.Architecture, target.Arch) != target.Arch {
 		return nil, fault.Invalid.Errorf("it is for %s/%s, and the function is built for %s", config.OS, config.Architecture, target)
 	}
 	if len(config.RootFS.DiffIDs) != len(manifest.Layers) {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/graphene-faas/graphene/gateway/async"
 	"github.com/graphene-faas/graphene/gateway/invoke"
+	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 )
@@ -106,7 +107,7 @@ func openQueue(ctx context.Context, dir string, o Options, meter async.Meter) (*
 
 // worker returns the worker, which calls functions through gateway, in this
 // process. address is where others reach the gateway.
-func (q *queue) worker(o Options, gateway http.RoundTripper, address string) (*async.Worker, error) {
+func (q *queue) worker(o Options, gateway http.RoundTripper, address string, tracer *trace.Tracer) (*async.Worker, error) {
 	w := async.WorkerOptions{
 		Name:           "*",
 		Gateway:        gateway,
@@ -115,6 +116,7 @@ func (q *queue) worker(o Options, gateway http.RoundTripper, address string) (*a
 		MaxInflight:    o.QueueMaxInflight,
 		MaxPerFunction: o.QueueMaxPerFunction,
 		Drain:          o.Drain.Std(),
+		Tracer:         tracer,
 	}
 	// The names under which functions' callbacks know the gateway: its own
 	// address, and those of OpenFaaS installations.

@@ -31,6 +31,7 @@ import (
 	"github.com/graphene-faas/graphene/gateway"
 	"github.com/graphene-faas/graphene/gateway/auth"
 	gatewaymetrics "github.com/graphene-faas/graphene/gateway/metrics"
+	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/web"
@@ -77,6 +78,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	if metrics != nil {
 		defer metrics.Close()
 	}
+	tracer, err := trace.Open(ctx, o.Settings, "graphene", o.Version.Release, o.Log)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tracer.Close(ctx) }() // the log has said what was lost
 	counted := gatewaymetrics.NewQueue()
 	calls, err := openQueue(ctx, dir.join("queue"), o, counted)
 	if err != nil {
@@ -136,6 +142,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		Registry:        registry,
 		Queue:           calls.Queue,
 		QueueMetrics:    counted,
+		Tracer:          tracer,
 		Version:         o.Version,
 		Target:          python.target,
 		ReadTimeout:     o.ReadTimeout.Std(),
@@ -149,7 +156,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	url := address(listener)
 	// The worker's calls were allowed when they were accepted, which it proves.
 	toFront := &auth.Transport{Header: "Proxy-Authorization", User: user, Password: password, Next: web.InProcess(front.Handler())}
-	worker, err := calls.worker(o, toFront, url)
+	worker, err := calls.worker(o, toFront, url, tracer)
 	if err != nil {
 		return err
 	}

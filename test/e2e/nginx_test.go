@@ -48,7 +48,6 @@ func TestBehindNginxWithTLS(t *testing.T) {
 		{"answers without a body", testNoBody},
 		{"redirects are the caller's to follow", testRedirect},
 		{"a caller who leaves is noticed by the handler", testCancellation},
-		{"the platform does not touch encodings", testEncoding},
 		{"paths arrive as they were written", testPathsThroughNginx},
 		{"functions know who called and how", testForwarded},
 		{"the command line deploys and calls", testCommandsThroughNginx},
@@ -103,7 +102,7 @@ func testCommandsThroughNginx(p *platform) {
 	if stdout, stderr, code := p.try(p.password(), "login", "-g", p.url, "--password-stdin"); code != 0 {
 		p.t.Fatalf("login: exit %d\n%s%s", code, stdout, stderr)
 	}
-	p.cli("deploy", "-g", p.url, "-f", "wire.yml")
+	p.cli("up", "-g", p.url, "-f", "wire.yml")
 	if out := p.cli("describe", "-g", p.url, "wire"); !strings.Contains(out, p.url+"/function/wire") {
 		p.t.Errorf("describe does not name the address that was used:\n%s", out)
 	}
