@@ -24,6 +24,8 @@ demo: build ## start a platform, deploy the examples, call them, stay up until C
 test: ## run every test that needs no root and no containers
 	$(GO) vet ./...
 	$(GO) test -timeout 20m ./...
+	$(GO) -C test/chart vet ./...
+	$(GO) -C test/chart test ./...
 
 # With KUBECONFIG and REGISTRY on the command line, in another cluster than the
 # one that is made for it: an exported KUBECONFIG may lead to somebody's work.
@@ -50,6 +52,7 @@ lint: ## vet and lint
 
 generate: ## rewrite generated files: reference pages and golden files
 	$(GO) test -count=1 $$(grep -rl 'testkit\.Golden' --include='*_test.go' . | xargs -n1 dirname | sort -u) -update
+	$(GO) -C test/chart test -count=1 . -update
 
 check: lint test race ## what the continuous integration runs
 

@@ -19,17 +19,20 @@ import (
 // What the tests make there they remove.
 type apiServer struct {
 	t         *testing.T
+	environ   []string
 	namespace string // of the release
 	functions string // namespace of functions
 }
 
-// newServer returns the server that KUBECONFIG names, with a namespace of its
-// own for a release. helm and kubectl are in the path. An API server without
-// controllers is enough: `go run . light up` in test/cluster starts one.
+// newServer returns the server that GRAPHENE_TEST_KUBECONFIG leads to, with a
+// namespace of its own for a release. helm and kubectl are in the path. An API
+// server without controllers is enough: `go run . light up` in test/cluster
+// starts one.
 func newServer(t *testing.T) apiServer {
 	t.Helper()
-	if os.Getenv("KUBECONFIG") == "" {
-		t.Skip("SKIPPED: what the chart does on an API server, because KUBECONFIG is not set")
+	kubeconfig := os.Getenv("GRAPHENE_TEST_KUBECONFIG")
+	if kubeconfig == "" {
+		t.Skip("SKIPPED: the variable GRAPHENE_TEST_KUBECONFIG names no API server")
 	}
 	for _, program := range []string{"helm", "kubectl"} {
 		if _, err := exec.LookPath(program); err != nil {
@@ -37,7 +40,7 @@ func newServer(t *testing.T) apiServer {
 		}
 	}
 	name := "graphene-" + strings.ToLower(rand.Text()[:8])
-	s := apiServer{t: t, namespace: name, functions: name + "-fn"}
+	s := apiServer{t: t, environ: append(os.Environ(), "KUBECONFIG="+kubeconfig), namespace: name, functions: name + "-fn"}
 	s.kubectl("create", "namespace", name)
 	t.Cleanup(func() {
 		_, _ = s.try(nil, "helm", "uninstall", "graphene", "-n", s.namespace)
@@ -50,7 +53,7 @@ func newServer(t *testing.T) apiServer {
 func (s apiServer) try(input []byte, program string, args ...string) (string, error) {
 	s.t.Helper()
 	cmd := exec.CommandContext(context.Background(), program, args...) // cleaning up runs after the test's context
-	cmd.Stdin = bytes.NewReader(input)
+	cmd.Env, cmd.Stdin = s.environ, bytes.NewReader(input)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("%s %s: %w\n%s", program, strings.Join(args, " "), err, out)
