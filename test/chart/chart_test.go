@@ -191,6 +191,8 @@ func others(s schema) []any {
 		return []any{"7M"}
 	case "array":
 		return []any{[]any{map[string]any{"host": "other", "name": "other"}}, []any{"other"}}
+	case "rules":
+		return []any{map[string]any{"issuers": []any{map[string]any{"name": "other", "iss": "https://other", "aud": "other"}}}}
 	case "resources":
 		return []any{map[string]any{"requests": map[string]any{"cpu": 7.0}}}
 	}
