@@ -8,6 +8,7 @@
 #               (otherwise kubectl forwards a port); NATS_IMAGE and PYTHON_IMAGE,
 #               if Docker Hub cannot be reached, and TARGET of the latter
 #   RUN         a regular expression: only tests whose names match
+#   REPORT      a file to write the measurements to
 #   KEEP        not empty: leave the cluster up, for looking into it
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -67,6 +68,17 @@ else
 	for tool in kubectl helm; do command -v $tool >/dev/null || { echo "e2e: $tool is needed for another cluster" >&2; exit 1; }; done
 fi
 
+if [ -z "$own" ] && [ -z "${RUN:-}" ]; then
+	say "try the chart on an API server"
+	(
+		eval "$("$work/cluster" -name "$name" light up | grep '^export')"
+		status=0
+		GRAPHENE_TEST_KUBECONFIG=$KUBECONFIG go -C test/chart test -count=1 . || status=$?
+		"$work/cluster" -name "$name" light down
+		exit $status
+	)
+fi
+
 say "make and push images"
 make -s images PUSH="$REGISTRY/graphene" VERSION="$tag" >"$work/images" 2>&1 || { tail -30 "$work/images"; exit 1; }
 
@@ -107,5 +119,5 @@ fi
 
 say "run the suite"
 go test -count=1 -timeout 45m ${VERBOSE:+-v} ./test/e2e -run "${RUN:-.}" \
-	-gateway "$GATEWAY" -values "$work/values.yaml" -tag "$tag" -previous "$previous" 
+	-gateway "$GATEWAY" -values "$work/values.yaml" -tag "$tag" -previous "$previous" ${REPORT:+-report "$PWD/$REPORT"} 
 say "done"
