@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,42 +27,51 @@ var (
 	previousDir = flag.String("previous", "", "a `directory` with the sources of the commit before, whose images have the tag and -before")
 )
 
-// steady sends GET requests at a rate, whatever becomes of them, until the
-// function that it returns is called, which fails the test if one was not
-// answered 200.
-func (p *platform) steady(perSecond int, path string) (stop func() (sent int64)) {
+// A load is what became of requests.
+type load struct {
+	sent, failed int
+	slowest      time.Duration
+}
+
+// steady sends POST requests at a rate, each when it is due whatever becomes
+// of the others, until the function that it returns is called. That waits for
+// the answers and fails the test if one was not 200.
+func (p *platform) steady(perSecond int, path string) (stop func() load) {
 	p.t.Helper()
-	var sent, failed atomic.Int64
 	var mu sync.Mutex
+	var l load
 	var failures []string
 	transport := &http.Transport{MaxIdleConnsPerHost: 100}
 	client := &http.Client{Transport: transport, Timeout: time.Minute}
-	done := make(chan struct{})
-	var running sync.WaitGroup
+	post := func() error {
+		resp, err := client.Post(p.url+path, "text/plain", strings.NewReader("x"))
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err == nil && resp.StatusCode != http.StatusOK {
+			err = fmt.Errorf("%s %q %v", resp.Status, body, resp.Header)
+		}
+		return err
+	}
 	one := func() {
 		began := time.Now()
-		said, err := func() (string, error) {
-			resp, err := client.Post(p.url+path, "text/plain", strings.NewReader("x"))
-			if err != nil {
-				return "", err
-			}
-			defer resp.Body.Close()
-			body, err := io.ReadAll(resp.Body)
-			if err == nil && resp.StatusCode != http.StatusOK {
-				err = fmt.Errorf("%s %v", resp.Status, resp.Header)
-			}
-			return string(body), err
-		}()
-		sent.Add(1)
-		if err != nil {
-			failed.Add(1)
-			mu.Lock()
-			defer mu.Unlock()
-			if len(failures) < 20 {
-				failures = append(failures, fmt.Sprintf("%s after %v: %v %q", began.Format("15:04:05.000"), time.Since(began), err, said))
-			}
+		err := post()
+		took := time.Since(began)
+		mu.Lock()
+		defer mu.Unlock()
+		l.sent++
+		l.slowest = max(l.slowest, took)
+		if err == nil {
+			return
+		}
+		if l.failed++; l.failed <= 20 {
+			failures = append(failures, fmt.Sprintf("%s after %v: %v", began.Format("15:04:05.000"), took, err))
 		}
 	}
+	done := make(chan struct{})
+	var running sync.WaitGroup
 	running.Go(func() {
 		tick := time.NewTicker(time.Second / time.Duration(perSecond))
 		defer tick.Stop()
@@ -76,15 +84,15 @@ func (p *platform) steady(perSecond int, path string) (stop func() (sent int64))
 			}
 		}
 	})
-	return func() int64 {
+	return func() load {
 		p.t.Helper()
 		close(done)
 		running.Wait()
 		transport.CloseIdleConnections()
-		if failed.Load() > 0 {
-			p.t.Errorf("%d of %d requests failed, at first these:\n%s", failed.Load(), sent.Load(), strings.Join(failures, "\n"))
+		if l.failed > 0 {
+			p.t.Errorf("%d of %d requests failed, at first these:\n%s", l.failed, l.sent, strings.Join(failures, "\n"))
 		}
-		return sent.Load()
+		return l
 	}
 }
 
@@ -343,8 +351,8 @@ func TestEvictionsDropNoRequest(t *testing.T) {
 	}
 	evict(functionNamespace, "faas_function=echo")
 	p.k("rollout", "status", "deploy/echo", "-n", functionNamespace, "--timeout=60s")
-	if sent := stop(); sent < 100 {
-		t.Errorf("only %d requests were sent", sent)
+	if l := stop(); l.sent < 100 {
+		t.Errorf("only %d requests were sent", l.sent)
 	}
 }
 
@@ -514,16 +522,15 @@ spec: {selector: {app: issuer}, ports: [{port: 9998}]}
 	p.k("rollout", "status", "deploy/issuer", "-n", "default", "--timeout=60s")
 	p.write("auth.yaml", `auth:
   issuers:
-  - url: `+issuer+`
-    audience: [graphene]
-    allow_http: true
-  roles:
-  - name: machines
-    condition: {StringEquals: {"jwt:sub": [sid1]}}
-    policies: [everything]
+  - {name: test, iss: "`+issuer+`", aud: [graphene]}
   policies:
   - name: everything
-    statement: [{effect: Allow, action: ["*"], resource: ["*"]}]
+    statement:
+    - {sid: all, effect: Allow, action: ["*"], resource: ["*"]}
+  roles:
+  - name: machines
+    policy: [everything]
+    principal: {"jwt:sub": [sid1]}
 `)
 	p.helm("upgrade", "graphene", "../../charts/graphene", "-n", systemNamespace, "-f", *valuesFile, "-f", p.work()+"/auth.yaml", "--wait", "--timeout", "3m")
 	defer func() {
@@ -564,24 +571,7 @@ spec: {selector: {app: issuer}, ports: [{port: 9998}]}
 // token asks the issuer for one, through the API server.
 func (p *platform) token() string {
 	p.t.Helper()
-	proxy := exec.CommandContext(p.t.Context(), "kubectl", "proxy", "--port=0")
-	out, err := proxy.StdoutPipe()
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	if err := proxy.Start(); err != nil {
-		p.t.Fatal(err)
-	}
-	defer func() {
-		_ = proxy.Process.Kill() // it serves until then
-		_ = proxy.Wait()
-	}()
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	_, address, _ := strings.Cut(strings.TrimSpace(line), "Starting to serve on ")
-	resp, err := http.PostForm("http://"+address+"/api/v1/namespaces/default/services/issuer:9998/proxy/oauth/token",
+	resp, err := http.PostForm(p.api().url+"/api/v1/namespaces/default/services/issuer:9998/proxy/oauth/token",
 		url.Values{"grant_type": {"client_credentials"}, "client_id": {"sid1"}, "client_secret": {"verysecret"}, "scope": {"openid"}})
 	if err != nil {
 		p.t.Fatal(err)

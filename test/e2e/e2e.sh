@@ -53,12 +53,23 @@ finish() {
 }
 trap finish EXIT
 
+if ! command -v nginx >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	apt-get install -qy --no-install-recommends nginx-light >/dev/null || say "nginx cannot be installed, and is not tested"
+fi
 go -C test/cluster build -o "$work/cluster" .
 if [ -z "$own" ]; then
 	say "bring up a cluster"
 	"$work/cluster" -name "$name" up >"$work/up" || { cat "$work/up"; exit 1; }
 	eval "$("$work/cluster" -name "$name" env)"
 	export CLUSTER="$work/cluster -name $name"
+	# A volume for the queue, which nobody provisions here.
+	$CLUSTER exec install -d -o 65532 -g 65532 /run/nats
+	kubectl apply -f - >/dev/null <<-YAML
+		apiVersion: v1
+		kind: PersistentVolume
+		metadata: {name: nats}
+		spec: {capacity: {storage: 10Gi}, accessModes: [ReadWriteOnce], hostPath: {path: /run/nats}}
+	YAML
 	NATS_IMAGE=docker.io/library/nats:test
 	PYTHON_IMAGE=$REGISTRY/library/python:test
 	TARGET=linux/$(go env GOARCH)/cp311/glibc
@@ -87,9 +98,7 @@ cat >"$work/values.yaml" <<YAML
 image: {prefix: $REGISTRY/graphene, tag: $tag}
 clusterRole: true
 exposeServices: true
-nats:
-  persistence: {enabled: false}
-  ${NATS_IMAGE:+image: $NATS_IMAGE}
+${NATS_IMAGE:+nats: {image: "$NATS_IMAGE"\}}
 build:
   registry: $REGISTRY/functions
   ${PYTHON_IMAGE:+pythonImage: $PYTHON_IMAGE}

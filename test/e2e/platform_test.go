@@ -46,7 +46,12 @@ func TestMain(m *testing.M) {
 				return 1
 			}
 		}
-		return m.Run()
+		status := m.Run()
+		if err := writeReport(); err != nil {
+			fmt.Fprintf(os.Stderr, "write the report: %v\n", err)
+			return 1
+		}
+		return status
 	}())
 }
 

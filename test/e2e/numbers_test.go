@@ -1,0 +1,406 @@
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// The figures that the cluster size is held to. They are tests, so that a
+// change which misses one is noticed, and -report writes them down.
+var report = flag.String("report", "", "write what is measured in the cluster to this `file`, a page in Markdown")
+
+// measured are the sections of the report, in the order of their titles.
+var measured struct {
+	sync.Mutex
+	sections map[string]string
+}
+
+// record puts a table into the report.
+func record(title, table string) {
+	measured.Lock()
+	defer measured.Unlock()
+	if measured.sections == nil {
+		measured.sections = map[string]string{}
+	}
+	measured.sections[title] = table
+}
+
+// writeReport writes the page.
+func writeReport() error {
+	measured.Lock()
+	defer measured.Unlock()
+	if *report == "" || len(measured.sections) == 0 {
+		return nil
+	}
+	version, err := kubectl("version", "-o", "json")
+	if err != nil {
+		return err
+	}
+	var versions struct{ ServerVersion struct{ GitVersion string } }
+	if err := json.Unmarshal([]byte(version), &versions); err != nil {
+		return err
+	}
+	page := fmt.Sprintf("# Performance in a cluster\n\nWritten by `make e2e REPORT=docs/reference/performance-cluster.md`, on %s: Kubernetes %s, one node, %d CPUs that it,\nthe platform, the functions and the load share, %s. [Performance](performance.md) has the figures of the embedded size.\n",
+		time.Now().Format(time.DateOnly), versions.ServerVersion.GitVersion, runtime.NumCPU(), runtime.Version())
+	for _, title := range slices.Sorted(maps.Keys(measured.sections)) {
+		page += "\n## " + title + "\n\n" + measured.sections[title]
+	}
+	return os.WriteFile(*report, []byte(page), 0o644)
+}
+
+func TestNoRequestIsLostByAnyChange(t *testing.T) {
+	p := cluster(t)
+	if *valuesFile == "" {
+		t.Skip("SKIPPED: the values of the installation are not known")
+	}
+	const rate = 200
+	p.goFunction("echo", "v0")
+	p.cli("up", "-f", "echo.yml")
+	p.cli("scale", "echo", "--replicas", "2")
+	p.rolledOut("echo")
+	table := fmt.Sprintf("%d POST requests per second to one function with two replicas, through the Service of two gateways, each sent when it is due.\n\n| meanwhile | requests | failed | slowest |\n|---|---|---|---|\n", rate)
+	during := func(what string, change func(*platform)) {
+		t.Run(what, func(t *testing.T) {
+			p := p.in(t)
+			stop := p.steady(rate, "/function/echo")
+			change(p)
+			time.Sleep(2 * time.Second) // and what comes after the change
+			l := stop()
+			table += fmt.Sprintf("| %s | %d | %d | %v |\n", what, l.sent, l.failed, l.slowest.Round(time.Millisecond))
+		})
+	}
+	during("five rolling updates", func(p *platform) {
+		for v := range 5 {
+			p.goFunction("echo", fmt.Sprint("v", v+1))
+			p.cli("up", "-f", "echo.yml")
+			p.rolledOut("echo")
+		}
+	})
+	during("scale from 2 to 8 and to 1", func(p *platform) {
+		p.cli("scale", "echo", "--replicas", "8")
+		p.rolledOut("echo")
+		p.cli("scale", "echo", "--replicas", "1")
+		eventually(p.t, "one pod is left", func() bool { return len(p.pods(functionNamespace, "faas_function=echo")) == 1 })
+	})
+	p.cli("scale", "echo", "--replicas", "2")
+	p.rolledOut("echo")
+	during("restart of the gateways", func(p *platform) {
+		p.k("rollout", "restart", "deploy/gateway", "-n", systemNamespace)
+		p.settle()
+	})
+	during("restart of the provider", func(p *platform) {
+		p.k("rollout", "restart", "deploy/provider", "-n", systemNamespace)
+		p.settle()
+	})
+	chart := func(p *platform, source, tag string) {
+		p.t.Helper()
+		p.helm("upgrade", "graphene", filepath.Join(source, "charts", "graphene"), "-n", systemNamespace, "-f", *valuesFile, "--set", "image.tag="+tag, "--wait", "--timeout", "4m")
+	}
+	if *previousDir == "" {
+		t.Log("SKIPPED: the upgrade from the commit before, which is not there")
+	} else {
+		chart(p, *previousDir, *platformTag+"-before")
+		during("upgrade of the chart from the commit before", func(p *platform) { chart(p, "../..", *platformTag) })
+		during("rollback of the chart", func(p *platform) { p.helm("rollback", "graphene", "-n", systemNamespace, "--wait", "--timeout", "4m") })
+		chart(p, "../..", *platformTag)
+	}
+	record("Changes under load", table)
+}
+
+// rolledOut waits until all pods of a function are of its newest version.
+func (p *platform) rolledOut(name string) {
+	p.t.Helper()
+	p.k("rollout", "status", "deploy/"+name, "-n", functionNamespace, "--timeout=120s")
+}
+
+func TestAThousandFunctionsAreLittleWork(t *testing.T) {
+	p := cluster(t)
+	if _, err := exec.LookPath("kwok"); err != nil {
+		t.Skip("SKIPPED: there is no kwok to simulate a thousand pods")
+	}
+	const many = 1000
+	image := p.image("crowd")
+	kubeconfig := os.Getenv("KUBECONFIG")
+	kwok := exec.CommandContext(t.Context(), "kwok", "--kubeconfig", kubeconfig, "--config", "testdata/simulated/stages.yaml", "--cidr", "10.245.0.0/16",
+		"--manage-all-nodes=false", "--manage-nodes-with-annotation-selector", "kwok.x-k8s.io/node=fake", "--server-address", "")
+	var log lockedBuffer
+	kwok.Stdout, kwok.Stderr = &log, &log
+	if err := kwok.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = kwok.Process.Kill() // it serves until then
+		_ = kwok.Wait()
+		if t.Failed() {
+			t.Logf("kwok:\n%s", log.String())
+		}
+	}()
+	p.apply(`apiVersion: v1
+kind: Node
+metadata: {name: simulated, labels: {type: simulated}, annotations: {kwok.x-k8s.io/node: fake, node.alpha.kubernetes.io/ttl: "0"}}
+spec: {taints: [{key: simulated, effect: NoSchedule}]}
+---
+apiVersion: openfaas.com/v1
+kind: Profile
+metadata: {name: simulated, namespace: openfaas}
+spec: {tolerations: [{key: simulated, operator: Exists}]}
+`)
+	defer p.k("delete", "node/simulated")
+	defer p.k("delete", "profile/simulated", "-n", systemNamespace)
+	p.k("wait", "--for=condition=Ready", "node/simulated", "--timeout=30s")
+	p.call(201, "POST", "/system/namespace/", `{"name":"crowd","labels":{"openfaas":"1"},"annotations":{"openfaas":"1"}}`)
+	defer func() {
+		p.k("delete", "functions", "--all", "-n", "crowd", "--timeout=5m")
+		p.k("wait", "--for=delete", "pods", "--all", "-n", "crowd", "--timeout=5m")
+	}()
+
+	var accepted []time.Duration
+	for i := range many {
+		began := time.Now()
+		p.call(202, "POST", "/system/functions", fmt.Sprintf(`{"service":"f%d","namespace":"crowd","image":%q,"constraints":["type=simulated"],"annotations":{"com.openfaas.profile":"simulated"}}`, i, image))
+		accepted = append(accepted, time.Since(began))
+	}
+	began := time.Now()
+	deadline := began.Add(5 * time.Minute)
+	for {
+		var list []struct{ AvailableReplicas int }
+		p.json("/system/functions?namespace=crowd", &list)
+		available := 0
+		for _, f := range list {
+			available += f.AvailableReplicas
+		}
+		if len(list) == many && available == many {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("of %d functions %d are listed and %d available after five minutes", many, len(list), available)
+		}
+		time.Sleep(time.Second)
+	}
+	settled := time.Since(began)
+	var listed []time.Duration
+	for range 20 {
+		began := time.Now()
+		p.call(200, "GET", "/system/functions?namespace=crowd", "")
+		listed = append(listed, time.Since(began))
+	}
+	before := p.usage()
+	const idle = 30 * time.Second
+	time.Sleep(idle) // nobody asks anything; what works now works for nothing
+	after := p.usage()
+	cpu := func(app string) float64 {
+		return float64(after[app].cpu-before[app].cpu) / float64(idle) * 100
+	}
+	const mb = 1e6
+	figures := []struct {
+		what  string
+		value float64
+		unit  string
+		bound float64
+	}{
+		{"deploy is accepted, median", ms(median(accepted)), "ms", 50},
+		{"list, median", ms(median(listed)), "ms", 150},
+		{"memory of the provider", float64(after["provider"].memory) / mb, "MB", 250},
+		{"memory of a gateway", float64(after["gateway"].memory) / mb, "MB", 100},
+		{"CPU of the provider when nothing happens", cpu("provider"), "% of one", 2},
+		{"CPU of a gateway when nothing happens", cpu("gateway"), "% of one", 2},
+	}
+	table := fmt.Sprintf("%d functions in one namespace, with one simulated pod each; all were available %v after the last was deployed.\n\n| what | measured | bound |\n|---|---|---|\n", many, settled.Round(time.Second))
+	for _, f := range figures {
+		table += fmt.Sprintf("| %s | %.1f %s | %g %s |\n", f.what, f.value, f.unit, f.bound, f.unit)
+		if f.value > f.bound {
+			t.Errorf("%s: %.1f %s, want at most %g", f.what, f.value, f.unit, f.bound)
+		}
+	}
+	record("A thousand functions", table)
+}
+
+// A use is what the largest pod of a part has taken.
+type use struct {
+	memory int64         // working set, in bytes
+	cpu    time.Duration // since it started
+}
+
+// usage asks the kubelet what each part of the platform uses.
+func (p *platform) usage() map[string]use {
+	p.t.Helper()
+	found := map[string]use{}
+	nodes := strings.Fields(p.k("get", "pods", "-n", systemNamespace, "-o", "jsonpath={.items[*].spec.nodeName}"))
+	slices.Sort(nodes)
+	for _, node := range slices.Compact(nodes) {
+		var summary struct {
+			Pods []struct {
+				PodRef     struct{ Name, Namespace string }
+				Containers []struct {
+					CPU    struct{ UsageCoreNanoSeconds int64 }
+					Memory struct{ WorkingSetBytes int64 }
+				}
+			}
+		}
+		if err := json.Unmarshal([]byte(p.k("get", "--raw", "/api/v1/nodes/"+node+"/proxy/stats/summary")), &summary); err != nil {
+			p.t.Fatal(err)
+		}
+		for _, pod := range summary.Pods {
+			if pod.PodRef.Namespace != systemNamespace || len(pod.Containers) == 0 {
+				continue
+			}
+			app, _, _ := strings.Cut(pod.PodRef.Name, "-")
+			c := pod.Containers[0]
+			if u := found[app]; c.Memory.WorkingSetBytes > u.memory {
+				found[app] = use{c.Memory.WorkingSetBytes, time.Duration(c.CPU.UsageCoreNanoSeconds)}
+			}
+		}
+	}
+	return found
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func median(all []time.Duration) time.Duration {
+	slices.Sort(all)
+	return all[len(all)/2]
+}
+
+func TestADeployIsReadyAsSoonAsABareOne(t *testing.T) {
+	p := cluster(t)
+	image := p.image("quick")
+	api := p.api()
+	const rounds = 7
+	var ours, bare []time.Duration
+	for i := range rounds {
+		name := fmt.Sprint("quick", i)
+		began := time.Now()
+		p.call(202, "POST", "/system/functions", fmt.Sprintf(`{"service":%q,"image":%q}`, name, image))
+		ours = append(ours, api.untilReady(functionNamespace, name, began))
+
+		deployment := api.get("/apis/apps/v1/namespaces/" + functionNamespace + "/deployments/" + name)
+		p.call(202, "DELETE", "/system/functions", fmt.Sprintf(`{"functionName":%q}`, name))
+		p.k("wait", "--for=delete", "pods", "-l", "faas_function="+name, "-n", functionNamespace, "--timeout=60s")
+
+		// The same without the platform, and where the platform does not look.
+		deployment["metadata"] = map[string]any{"name": name, "labels": deployment["metadata"].(map[string]any)["labels"]}
+		delete(deployment, "status")
+		began = time.Now()
+		api.post("/apis/apps/v1/namespaces/default/deployments", deployment)
+		bare = append(bare, api.untilReady("default", name, began))
+		p.k("delete", "deploy/"+name, "-n", "default")
+		p.k("wait", "--for=delete", "pods", "-l", "faas_function="+name, "-n", "default", "--timeout=60s")
+	}
+	o, b := median(ours), median(bare)
+	const bound = 300 * time.Millisecond
+	record("From deploy to ready", fmt.Sprintf("A Go function whose image the node has, until the kubelet says that its pod is ready; medians of %d.\n\n| | median | worst | bound |\n|---|---|---|---|\n| the same Deployment, created at the API server | %.0f ms | %.0f ms | |\n| `POST /system/functions` | %.0f ms | %.0f ms | %.0f ms |\n",
+		rounds, ms(b), ms(slices.Max(bare)), ms(o), ms(slices.Max(ours)), ms(b+bound)))
+	if o > b+bound {
+		t.Errorf("a deploy is ready after %v, a bare one after %v: more than %v apart", o, b, bound)
+	}
+}
+
+// An api speaks to the API server through a `kubectl proxy`, without the time
+// that a kubectl takes to start.
+type api struct {
+	t   *testing.T
+	url string
+}
+
+func (p *platform) api() *api {
+	p.t.Helper()
+	proxy := exec.CommandContext(p.t.Context(), "kubectl", "proxy", "--port=0")
+	out, err := proxy.StdoutPipe()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if err := proxy.Start(); err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() {
+		_ = proxy.Process.Kill() // it serves until then
+		_ = proxy.Wait()
+	})
+	var address string
+	if _, err := fmt.Fscanf(out, "Starting to serve on %s", &address); err != nil {
+		p.t.Fatalf("kubectl proxy: %v", err)
+	}
+	return &api{p.t, "http://" + address}
+}
+
+func (a *api) get(path string) map[string]any {
+	a.t.Helper()
+	return a.decode(http.Get(a.url + path))
+}
+
+func (a *api) post(path string, object any) {
+	a.t.Helper()
+	text, err := json.Marshal(object)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	a.decode(http.Post(a.url+path, "application/json", strings.NewReader(string(text))))
+}
+
+func (a *api) decode(resp *http.Response, err error) map[string]any {
+	a.t.Helper()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode >= 300 {
+		err = errors.New(resp.Status)
+	}
+	if err != nil {
+		a.t.Fatalf("%s: %v: %s", resp.Request.URL, err, text)
+	}
+	var object map[string]any
+	if err := json.Unmarshal(text, &object); err != nil {
+		a.t.Fatal(err)
+	}
+	return object
+}
+
+// untilReady waits until a function's pod is ready and returns the time since
+// began.
+func (a *api) untilReady(namespace, name string, began time.Time) time.Duration {
+	a.t.Helper()
+	for time.Since(began) < time.Minute {
+		resp, err := http.Get(a.url + "/api/v1/namespaces/" + namespace + "/pods?labelSelector=faas_function%3D" + name)
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		var list struct {
+			Items []struct {
+				Status struct {
+					Conditions []struct{ Type, Status string }
+				}
+			}
+		}
+		err = json.NewDecoder(resp.Body).Decode(&list)
+		resp.Body.Close()
+		if err != nil {
+			a.t.Fatal(err)
+		}
+		for _, pod := range list.Items {
+			for _, c := range pod.Status.Conditions {
+				if c.Type == "Ready" && c.Status == "True" {
+					return time.Since(began)
+				}
+			}
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	a.t.Fatalf("%s is not ready after a minute", name)
+	return 0
+}
