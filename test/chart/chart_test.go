@@ -13,6 +13,7 @@ import (
 )
 
 func TestTheChartRendersTheGoldenFiles(t *testing.T) {
+	checkKnown(t) // which the notes are made from
 	c := load(t)
 	for name, set := range sets(t) {
 		t.Run(name, func(t *testing.T) {
