@@ -19,11 +19,13 @@ func (wd *Watchdog) routes(metricsHere bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if rest, ok := strings.CutPrefix(r.URL.Path, "/_/"); ok {
 			switch {
+			// The second path is for a kubelet, which does not know which
+			// watchdog it asks: others leave the query aside.
+			case rest == "ready", rest == "health" && r.URL.RawQuery == "ready":
+				wd.serveReady(w, r)
+				return
 			case rest == "health":
 				wd.serveHealth(w, r)
-				return
-			case rest == "ready":
-				wd.serveReady(w, r)
 				return
 			case rest == "metrics" && metricsHere:
 				wd.serveMetricsText(w, r)

@@ -86,6 +86,12 @@ func TestReadyPathAsksTheFunction(t *testing.T) {
 			if status != http.StatusServiceUnavailable || body != "not warm\n" {
 				t.Errorf("ready: %d %q", status, body)
 			}
+			if got := r.do("GET", "/_/health?ready", ""); got.status != status || got.body != body {
+				t.Errorf("asked by way of health: %d %q", got.status, got.body)
+			}
+			if got := r.do("GET", "/_/health", ""); got.status != http.StatusOK {
+				t.Errorf("health: %d %q", got.status, got.body)
+			}
 			return
 		}
 	}
