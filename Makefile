@@ -48,6 +48,7 @@ bench: build ## measure, and rewrite docs/reference/performance.md
 
 lint: ## vet and lint
 	$(GO) vet ./...
+	$(GO) -C test/cluster vet .
 	$(TOOL) golangci-lint run
 
 generate: ## rewrite generated files: reference pages and golden files

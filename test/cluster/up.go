@@ -271,7 +271,7 @@ func (c *cluster) seed(ctx context.Context, python string) error {
 		{"push", nats, c.Registry + "/library/nats:test"},
 		{"push", issuer, c.Registry + "/test/issuer:test"},
 		{"append", "--new_layer", python, "--new_tag", c.Registry + "/library/python:test"},
-		{"mutate", c.Registry + "/library/python:test", "--env", "PATH=/usr/local/bin:/usr/bin:/bin", "--tag", c.Registry + "/library/python:test"},
+		{"mutate", c.Registry + "/library/python:test", "--env", "PATH=/usr/local/bin:/usr/bin:/bin", "--set-platform", "linux/" + runtime.GOARCH, "--tag", c.Registry + "/library/python:test"},
 	} {
 		cmd := c.inside(append([]string{c.bin("crane")}, args...)...)
 		if out, err := cmd.CombinedOutput(); err != nil {

@@ -80,6 +80,8 @@ else
 fi
 
 if [ -z "$own" ] && [ -z "${RUN:-}" ]; then
+	say "see that a cluster leaves nothing behind"
+	go -C test/cluster test -count=1 .
 	say "try the chart on an API server"
 	(
 		eval "$("$work/cluster" -name "$name" light up | grep '^export')"
