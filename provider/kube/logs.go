@@ -181,9 +181,9 @@ func (l *podLog) next() bool {
 // always ends the line.
 func parseLine(line string) (time.Time, string) {
 	line = strings.TrimSuffix(line, "\n")
-	stamp, text, ok := strings.Cut(line, " ")
+	stamp, text, _ := strings.Cut(line, " ")
 	at, err := time.Parse(time.RFC3339Nano, stamp)
-	if err != nil || !ok && stamp != line {
+	if err != nil {
 		return time.Time{}, line + "\n"
 	}
 	return at.UTC(), text + "\n"

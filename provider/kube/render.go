@@ -26,8 +26,9 @@ import (
 // PodConfig is what an installation decides about all pods of functions.
 type PodConfig struct {
 	ImagePullPolicy string // Always, IfNotPresent or Never
-	// NonRoot runs functions as a user of its own, 12000, whatever the image says.
-	NonRoot bool
+	// ImageUser runs functions as the user that their image names, which must
+	// not be root; otherwise they run as user 12000.
+	ImageUser bool
 	// Settle is how long a pod goes on serving after it was told to stop,
 	// until nobody sends it anything new.
 	Settle time.Duration
@@ -137,7 +138,7 @@ func renderPod(s source, settings function.Settings, c PodConfig) (corev1.PodTem
 		},
 		TerminationGracePeriodSeconds: new(int64(seconds(c.Settle + gracePeriod(f, settings)))),
 	}
-	if c.NonRoot {
+	if !c.ImageUser {
 		spec.SecurityContext.RunAsUser = new(int64(nonRootUser))
 		spec.SecurityContext.RunAsGroup = new(int64(nonRootUser))
 	}
@@ -195,6 +196,11 @@ func renderContainer(f *Function, settings function.Settings, c PodConfig) (core
 	if err != nil {
 		return corev1.Container{}, err
 	}
+	// Until the replica listens at all it has as long as it may take to load;
+	// only then is it expected to answer.
+	startup := liveness.DeepCopy()
+	startup.InitialDelaySeconds, startup.PeriodSeconds = 0, 1
+	startup.FailureThreshold = max(1, seconds(settings.LoadTimeout.Std()))
 	container := corev1.Container{
 		Name:            f.Name,
 		Image:           f.Spec.Image,
@@ -202,6 +208,7 @@ func renderContainer(f *Function, settings function.Settings, c PodConfig) (core
 		Ports:           []corev1.ContainerPort{{Name: portName, ContainerPort: port, Protocol: corev1.ProtocolTCP}},
 		Env:             environment(f),
 		Resources:       resources,
+		StartupProbe:    startup,
 		LivenessProbe:   liveness,
 		ReadinessProbe:  readiness,
 		// The last that a replica printed becomes part of why it failed.

@@ -5,7 +5,9 @@ package runtimetest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -128,7 +130,8 @@ func (s *suite) until(ref function.Ref, what string, ok func(function.Endpoints)
 		select {
 		case <-changed:
 		case <-deadline:
-			s.t.Fatalf("%s: no %s; endpoints are %+v", ref, what, e)
+			text, _ := json.Marshal(e) // plain data, which can always be written so
+			s.t.Fatalf("%s: no %s; endpoints are %s", ref, what, text)
 		}
 	}
 }
@@ -218,7 +221,7 @@ func testRoundTrip(t *testing.T, s *suite) {
 }
 
 func testList(t *testing.T, s *suite) {
-	s.no("create namespace", s.Namespaces.CreateNamespace(t.Context(), types.FunctionNamespace{Name: "other"}))
+	s.no("create namespace", s.Namespaces.CreateNamespace(t.Context(), types.FunctionNamespace{Name: "other", Labels: marked(nil)}))
 	for _, name := range []string{"b", "a"} {
 		s.deploy(s.spec(name))
 	}
@@ -457,16 +460,24 @@ func testSecrets(t *testing.T, s *suite) {
 	}
 }
 
+// marked returns labels of a namespace with the one by which the API marks
+// those for functions.
+func marked(labels map[string]string) map[string]string {
+	all := map[string]string{"openfaas": "1"}
+	maps.Copy(all, labels)
+	return all
+}
+
 func testNamespaces(t *testing.T, s *suite) {
 	ctx := t.Context()
-	other := types.FunctionNamespace{Name: "other", Labels: map[string]string{"a": "b"}, Annotations: map[string]string{"c": "d"}}
+	other := types.FunctionNamespace{Name: "other", Labels: marked(map[string]string{"a": "b"}), Annotations: map[string]string{"c": "d"}}
 	_, err := s.Namespaces.Namespace(ctx, other.Name)
 	s.want(fault.NotFound, "get of none", err)
 	s.want(fault.NotFound, "update of none", s.Namespaces.UpdateNamespace(ctx, other))
 	s.want(fault.NotFound, "delete of none", s.Namespaces.DeleteNamespace(ctx, other.Name))
 	s.no("create", s.Namespaces.CreateNamespace(ctx, other))
 	s.want(fault.Exists, "second create", s.Namespaces.CreateNamespace(ctx, other))
-	other.Labels = map[string]string{"e": "f"}
+	other.Labels = marked(map[string]string{"e": "f"})
 	s.no("update", s.Namespaces.UpdateNamespace(ctx, other))
 	got, err := s.Namespaces.Namespace(ctx, other.Name)
 	s.no("get", err)

@@ -169,7 +169,7 @@ var ambient = map[string][]string{
 
 // mayUseAmbient lists the places that are mains: programs, the main of a Go
 // function, and what runs tests.
-var mayUseAmbient = by(`.*/cmd/[^/]*/[^/]*|watchdog/main\.go|internal/testkit/testkit\.go|test/(bench|demo|fuzz)/.*|.*_test\.go`)
+var mayUseAmbient = by(`.*/cmd/[^/]*/[^/]*|watchdog/main\.go|internal/testkit/testkit\.go|test/(bench|cluster|demo|fuzz)/.*|.*_test\.go`)
 
 func TestOnlyMainsReadTheEnvironmentOrExit(t *testing.T) {
 	seen := 0

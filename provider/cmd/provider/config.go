@@ -111,7 +111,7 @@ func (c config) options(identity string, log *slog.Logger) (kube.Options, error)
 		Namespaces:        c.namespaces(),
 		AllNamespaces:     c.ClusterRole,
 		ProfilesNamespace: cmp.Or(c.ProfilesNamespace, c.Namespace),
-		Pods:              kube.PodConfig{ImagePullPolicy: c.ImagePullPolicy, NonRoot: c.NonRoot, Settle: c.Settle.Std()},
+		Pods:              kube.PodConfig{ImagePullPolicy: c.ImagePullPolicy, ImageUser: !c.NonRoot, Settle: c.Settle.Std()},
 		ThroughService:    c.Endpoints == "service",
 		Identity:          identity,
 		Workers:           c.Workers,
