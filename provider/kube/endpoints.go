@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -189,21 +190,25 @@ func ending(t *corev1.ContainerStateTerminated) string {
 	case t.Signal != 0:
 		how = fmt.Sprintf("signal %d", t.Signal)
 	}
-	if said := lastLines(t.Message, 5); said != "" {
+	if said := lastLines(t.Message, 3); said != "" {
 		how += ": " + said
 	}
 	return how
 }
 
-// lastLines returns the last n lines of text that say something.
+// stamp is what watchdogs put before what a function prints.
+var stamp = regexp.MustCompile(`^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d (?:(?:stderr|stdout): )?`)
+
+// lastLines returns the last n lines of text that say something, as one line:
+// reasons are shown where there is room for no more.
 func lastLines(text string, n int) string {
 	var lines []string
 	for line := range strings.Lines(text) {
-		if line = strings.TrimSpace(line); line != "" {
+		if line = oneLine(stamp.ReplaceAllString(strings.TrimSpace(line), "")); line != "" {
 			lines = append(lines, line)
 		}
 	}
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "; ")
 }
 
 func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }

@@ -143,7 +143,7 @@ func TestWhyAFunctionDoesNotStart(t *testing.T) {
 		{"no image", nil, byName(testPod("a", "", "3", false, waits("ImagePullBackOff", "Back-off pulling\n image"))), "the image cannot be pulled: Back-off pulling image"},
 		{"no name", nil, byName(testPod("a", "", "3", false, waits("InvalidImageName", ""))), "the image cannot be pulled: InvalidImageName"},
 		{"root", nil, byName(testPod("a", "", "3", false, waits("CreateContainerConfigError", "image will run as root"))), "the replica cannot start: image will run as root"},
-		{"first crash", nil, byName(testPod("a", "", "3", false, ended(time.Second, 3, "Error", "one\ntwo\n", running))), "the replica ended: exit status 3: one\ntwo"},
+		{"first crash", nil, byName(testPod("a", "", "3", false, ended(time.Second, 3, "Error", "one\n2026/11/23 10:08:20 stderr:   two\n", running))), "the replica ended: exit status 3: one; two"},
 		{"an accident", nil, byName(testPod("a", "", "3", false, ended(time.Hour, 3, "Error", "", running))), ""},
 		{"again and again", nil, byName(testPod("a", "", "3", false, ended(time.Hour, 137, "OOMKilled", "", backOff))), "replicas end again and again: it used more memory than its limit"},
 		{"nowhere", nil, byName(testPod("a", "", "3", false, unschedulable)), "no node can take a replica: 0/1 nodes are available: 1 Insufficient memory."},
@@ -160,7 +160,7 @@ func TestWhyAFunctionDoesNotStart(t *testing.T) {
 }
 
 func TestOnlyTheLastOfWhatAReplicaSaidIsRepeated(t *testing.T) {
-	if got, want := lastLines(strings.Repeat("noise\n\n", 100)+"a\nb\n\n", 2), "a\nb"; got != want {
+	if got, want := lastLines(strings.Repeat("noise\n\n", 100)+"a\nb\n\n", 2), "a; b"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }

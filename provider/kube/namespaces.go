@@ -190,8 +190,8 @@ func (r *Runtime) DeleteNamespace(ctx context.Context, name string) error {
 	if _, err := r.Namespace(ctx, name); err != nil {
 		return err
 	}
-	if n := len(r.seen.list(name)); n > 0 {
-		return fault.Invalid.Errorf("namespace %s has %d functions: remove them first", name, n)
+	if all := r.seen.list(name); len(all) > 0 {
+		return fault.Invalid.Errorf("namespace %s has %d functions, such as %s: remove them first", name, len(all), all[0].function.Name)
 	}
 	if err := r.clients.CoreV1().Namespaces().Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
 		return kind(err)

@@ -242,6 +242,9 @@ func environment(f *Function) []corev1.EnvVar {
 		}
 	}
 	env["OPENFAAS_NAME"], env["OPENFAAS_NAMESPACE"] = f.Name, f.Namespace
+	if len(f.Spec.Secrets) > 0 {
+		env["SECRETS_DIR"] = secretsDir // which is elsewhere in the embedded size
+	}
 	var list []corev1.EnvVar
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		list = append(list, corev1.EnvVar{Name: name, Value: env[name]})
