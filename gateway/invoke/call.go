@@ -48,6 +48,7 @@ type call struct {
 	answer   *exchange // the answer's body, if it came over our own transport
 	cancel   context.CancelFunc
 	caller   *http.ResponseController
+	traced   traced
 }
 
 func newCall(p *Proxy) *call {
@@ -80,6 +81,9 @@ func (c *call) end() {
 		}
 		c.route.counters.Finished(c.status, time.Since(c.start))
 	}
+	if c.traced.call != nil {
+		c.endSpans()
+	}
 	if c.cancel != nil {
 		c.cancel()
 	}
@@ -90,7 +94,10 @@ func (c *call) serve(w http.ResponseWriter, r *http.Request, to *route, where ta
 	c.route, c.target = to, where
 	c.mayWait = r.Header.Get(HeaderQueued) == ""
 	to.counters.Started()
-	if err := c.acquire(r.Context()); err != nil {
+	if c.proxy.tracer != nil {
+		c.beginSpans(r)
+	}
+	if err := c.acquire(r.Context(), false); err != nil {
 		c.fail(w, r, err)
 		return
 	}
@@ -124,10 +131,15 @@ func (c *call) settle() {
 	}
 }
 
-// acquire takes a slot, and sets the deadline by the settings of its time.
-func (c *call) acquire(ctx context.Context) error {
+// acquire takes a slot, and sets the deadline by the settings of its time. A
+// call that gives one back to take another says again.
+func (c *call) acquire(ctx context.Context, again bool) error {
 	before := c.grant
-	g, err := c.route.acquire(ctx, c.mayWait)
+	var waited *grant
+	if again {
+		waited = &before
+	}
+	g, err := c.route.acquire(ctx, c.mayWait, waited)
 	g.waited += before.waited
 	g.woke = g.woke || before.woke
 	c.grant, c.deadline = g, time.Time{}
@@ -162,6 +174,9 @@ func (c *call) rewrite(pr *httputil.ProxyRequest) {
 	}
 	keep(h, in.Header, "X-Forwarded-Proto", scheme)
 	keep(h, in.Header, "X-Forwarded-Uri", in.URL.EscapedPath())
+	if c.traced.call != nil {
+		c.traceSending(h)
+	}
 }
 
 // keep copies a header from in to out, or sets it to value if in has none.
@@ -183,18 +198,39 @@ func (c *call) RoundTrip(out *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	for attempt := 1; ; attempt++ {
-		res, err := c.grant.replica.transport.send(&c.message, c.deadline)
-		if err == nil {
+		rep := c.grant.replica
+		res, err := rep.transport.send(&c.message, c.deadline)
+		switch {
+		case err == nil && c.turnedAway(res):
+			// The time to wait bounds this, and no number of attempts.
+			attempt--
+			_, _ = io.CopyN(io.Discard, res.Body, maxRefusal) // lets the connection be used again
+			res.Body.Close()
+			c.route.turnedAway(rep)
+		case err == nil:
+			if rep.turned.Load() > 0 {
+				rep.turned.Store(0)
+			}
 			c.answer, _ = res.Body.(*exchange)
 			return res, nil
-		}
-		if attempt == maxAttempts || !c.again(out, err, c.message.streams()) {
+		case attempt == maxAttempts || !c.again(out, err, c.message.streams()):
 			return nil, err
 		}
 		if err := c.move(out.Context()); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// maxRefusal is how much is read of an answer that turns a request away.
+const maxRefusal = 4 << 10
+
+// turnedAway reports whether res is a watchdog's word that its replica had no
+// room, so that the call was never started and can go elsewhere, or wait. What
+// comes with Retry-After is meant for the caller.
+func (c *call) turnedAway(res *http.Response) bool {
+	return res.StatusCode == http.StatusTooManyRequests && c.mayWait && !c.message.streams() &&
+		len(res.Header["Retry-After"]) == 0 && fromWatchdog(res.Header)
 }
 
 // prepare builds the message for out. A small body is read here, by a caller
@@ -238,7 +274,7 @@ func (c *call) overHTTP2(out *http.Request) (*http.Response, error) {
 		if cause := context.Cause(ctx); cause != nil {
 			failed.err = cause
 		} else if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-			failed.sent, failed.refused = false, refused(err)
+			failed.sent, failed.gone = false, gone(err)
 		}
 		if attempt == maxAttempts || !c.again(out, failed, true) {
 			return nil, failed
@@ -255,13 +291,13 @@ func isGRPC(r *http.Request) bool {
 }
 
 // again reports whether a request that failed with err can be sent again. A
-// replica that refused it is taken out of use.
+// replica that could not be reached is taken out of use.
 func (c *call) again(out *http.Request, err error, streams bool) bool {
 	failed, ok := errors.AsType[*sendError](err)
 	if !ok || out.Context().Err() != nil {
 		return false
 	}
-	if failed.refused {
+	if failed.gone {
 		c.route.refuse(c.grant.replica)
 	}
 	if !failed.sent {
@@ -278,7 +314,7 @@ func (c *call) again(out *http.Request, err error, streams bool) bool {
 func (c *call) move(ctx context.Context) error {
 	c.route.release(c.grant.replica)
 	c.grant.replica = nil
-	return c.acquire(ctx)
+	return c.acquire(ctx, true)
 }
 
 // modify makes the caller's answer out of the function's.
@@ -295,6 +331,9 @@ func (c *call) modify(res *http.Response) error {
 		c.interrupt(h, res.Request)
 	}
 	c.status = res.StatusCode
+	if c.traced.call != nil {
+		c.traced.timings = h["Server-Timing"]
+	}
 	c.mark(h)
 	return nil
 }
@@ -347,6 +386,7 @@ func (g grant) timing() string {
 func (c *call) fail(w http.ResponseWriter, r *http.Request, err error) {
 	status, err := c.explain(r, err)
 	c.status = status
+	c.traced.failure = err
 	h := w.Header()
 	if _, broken := errors.AsType[*bodyError](err); broken || !c.message.upload.finished() {
 		c.interrupt(h, r)

@@ -22,6 +22,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/web"
 )
@@ -43,7 +44,9 @@ type ProxyOptions struct {
 	// without annotations, so that names show only to those who could call
 	// them. It may change r's headers. Nil admits everybody.
 	Admit func(r *http.Request, ref function.Ref, annotations map[string]string) error
-	Log   *slog.Logger
+	// Tracer makes a span of each call; nil makes none.
+	Tracer *trace.Tracer
+	Log    *slog.Logger
 }
 
 // A Proxy serves /function/NAME[.NAMESPACE]/…. It must be given paths as they
@@ -55,6 +58,7 @@ type ProxyOptions struct {
 type Proxy struct {
 	table    *Table
 	admit    func(r *http.Request, ref function.Ref, annotations map[string]string) error
+	tracer   *trace.Tracer
 	servedBy string
 	log      *slog.Logger
 	errors   *log.Logger // where httputil complains
@@ -72,6 +76,7 @@ func NewProxy(t *Table, o ProxyOptions) *Proxy {
 	p := &Proxy{
 		table:    t,
 		admit:    o.Admit,
+		tracer:   o.Tracer,
 		servedBy: "graphene/" + o.Version,
 		log:      o.Log,
 		errors:   slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
@@ -144,7 +149,7 @@ func idempotent(method string) bool {
 // watchdog, which lets nothing through that the handler set.
 func fromWatchdog(h http.Header) bool {
 	switch h.Get(web.HeaderInternal) {
-	case "watchdog", "of-watchdog":
+	case "watchdog", "of-watchdog", "faas-middleware":
 		return true
 	}
 	return false

@@ -1,9 +1,11 @@
 package invoke
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,11 +23,14 @@ type replica struct {
 	http2 func() *http.Transport
 
 	slots    atomic.Int64 // 0 is unlimited
+	capacity int          // how many slots it says it has, if it was asked and did; else 0
 	inflight atomic.Int64 // slots taken
+	full     atomic.Bool  // it turned a request away, and gets none for a moment
+	turned   atomic.Int64 // requests it has turned away in a row
 
 	probed  bool // answered a probe
 	probing bool // somebody is probing it
-	refused bool // refused a connection and has not answered a probe since
+	refused bool // could not be reached, and has not answered a probe since
 	removed bool // not the provider's any more
 }
 
@@ -53,8 +58,21 @@ func newReplica(r function.Replica, dial func(ctx context.Context, network, addr
 // route's mutex.
 func (rep *replica) usable() bool { return !rep.refused && (rep.Ready || rep.probed) }
 
+// count sets the number of slots: what is said about the replica, or what it
+// says itself where that is a guess. The caller holds the route's mutex.
+func (rep *replica) count(maxInflight int) {
+	slots := cmp.Or(rep.Slots, maxInflight)
+	if rep.Guessed {
+		slots = cmp.Or(rep.capacity, slots)
+	}
+	rep.slots.Store(int64(slots))
+}
+
 // take takes a slot, if one is free.
 func (rep *replica) take() bool {
+	if rep.full.Load() {
+		return false
+	}
 	slots := rep.slots.Load()
 	if slots == 0 {
 		rep.inflight.Add(1)
@@ -75,19 +93,23 @@ func (rep *replica) take() bool {
 // that is busy loading may be slow to say so.
 const probeTimeout = time.Second
 
-// answers reports whether the replica says that it is ready. A replica that
-// listens but has no such route is taken for ready.
-func (rep *replica) answers(ctx context.Context) bool {
+// answers reports whether the replica says that it is ready, and how many
+// slots it says it has, or 0. A replica that listens but has no such route is
+// taken for ready.
+func (rep *replica) answers(ctx context.Context) (ready bool, capacity int) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://replica/_/ready", nil)
 	if err != nil {
-		return false // unreachable: the request is a constant
+		return false, 0 // unreachable: the request is a constant
 	}
 	res, err := rep.transport.RoundTrip(req)
 	if err != nil {
-		return false
+		return false, 0
 	}
 	res.Body.Close()
-	return res.StatusCode == http.StatusOK || res.StatusCode == http.StatusNotFound
+	if n, err := strconv.Atoi(res.Header.Get(function.HeaderCapacity)); err == nil && n > 0 {
+		capacity = n
+	}
+	return res.StatusCode == http.StatusOK || res.StatusCode == http.StatusNotFound, capacity
 }

@@ -72,8 +72,8 @@ func (r *route) set(e function.Endpoints) {
 		} else {
 			rep = newReplica(now, r.table.o.Dial)
 		}
-		rep.Ready, rep.Revision, rep.Slots = now.Ready, now.Revision, now.Slots
-		rep.slots.Store(int64(cmp.Or(now.Slots, e.Settings.MaxInflight)))
+		rep.Ready, rep.Revision, rep.Slots, rep.Guessed = now.Ready, now.Revision, now.Slots, now.Guessed
+		rep.count(e.Settings.MaxInflight)
 		r.replicas = append(r.replicas, rep)
 	}
 	for _, rep := range old {
@@ -150,7 +150,13 @@ func (r *route) asleep(v *view) bool { return len(v.usable) == 0 && v.Desired ==
 // wants reports whether it is worth finding out if rep answers. The caller
 // holds r.mu.
 func (r *route) wants(rep *replica) bool {
-	return !rep.removed && !rep.usable() && (rep.refused || r.waiting.Load() > 0)
+	switch {
+	case rep.removed:
+		return false
+	case !rep.usable():
+		return rep.refused || r.waiting.Load() > 0
+	}
+	return rep.Guessed && !rep.probed
 }
 
 // hopeless says why waiting for a first replica is in vain, or nil.
@@ -237,22 +243,25 @@ type grant struct {
 // one must give it back by release. With mayWait false it does not wait behind
 // other requests, but still wakes a function that sleeps.
 //
+// A request that comes back because a replica turned it away says how long it
+// has waited before: that counts, and it goes first.
+//
 // Errors are fault.Busy when the queue is full or the wait too long,
 // fault.Timeout when no replica got ready in time, fault.Unavailable when none
 // can, fault.NotFound when the function is gone, and ctx's own.
-func (r *route) acquire(ctx context.Context, mayWait bool) (grant, error) {
-	if r.waiting.Load() == 0 {
+func (r *route) acquire(ctx context.Context, mayWait bool, before *grant) (grant, error) {
+	if r.waiting.Load() == 0 || before != nil {
 		if rep := r.view.Load().pick(); rep != nil {
 			r.inflight.Add(1)
 			return grant{replica: rep}, nil
 		}
 	}
-	return r.wait(ctx, mayWait)
+	return r.wait(ctx, mayWait, before)
 }
 
-func (r *route) wait(ctx context.Context, mayWait bool) (grant, error) {
+func (r *route) wait(ctx context.Context, mayWait bool, before *grant) (grant, error) {
 	start := time.Now()
-	w, v, err := r.enqueue(mayWait)
+	w, v, err := r.enqueue(mayWait, before != nil)
 	if err != nil {
 		return grant{}, err
 	}
@@ -266,7 +275,11 @@ func (r *route) wait(ctx context.Context, mayWait bool) (grant, error) {
 	}
 	var expired <-chan time.Time
 	if limit > 0 {
-		timer := time.NewTimer(limit)
+		left := limit
+		if before != nil {
+			left -= before.waited
+		}
+		timer := time.NewTimer(left)
 		defer timer.Stop()
 		expired = timer.C
 	}
@@ -296,7 +309,7 @@ func (r *route) wait(ctx context.Context, mayWait bool) (grant, error) {
 	return g, nil
 }
 
-func (r *route) enqueue(mayWait bool) (*waiter, *view, error) {
+func (r *route) enqueue(mayWait, again bool) (*waiter, *view, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	v := r.view.Load()
@@ -314,11 +327,15 @@ func (r *route) enqueue(mayWait bool) (*waiter, *view, error) {
 		}
 		return nil, nil, busy("all replicas of function %s are busy", r.ref)
 	}
-	if int(r.waiting.Load()) >= r.table.o.MaxWaiting {
+	if int(r.waiting.Load()) >= r.table.o.MaxWaiting && !again {
 		return nil, nil, busy("%d requests wait for function %s already", r.table.o.MaxWaiting, r.ref)
 	}
 	w := &waiter{done: make(chan struct{})}
-	r.queue.push(w)
+	if again {
+		r.queue.pushFront(w)
+	} else {
+		r.queue.push(w)
+	}
 	// Counted before slots are looked at for the last time: a slot is either
 	// seen there or freed by somebody who sees the count.
 	r.waiting.Add(1)
@@ -350,7 +367,39 @@ func (r *route) release(rep *replica) {
 	}
 }
 
-// refuse takes a replica that refused a connection out of use until it answers
+// Pauses of a replica that has turned a request away. They grow while it goes
+// on doing so.
+const (
+	firstFull = 2 * time.Millisecond
+	lastFull  = 64 * time.Millisecond
+)
+
+// turnedAway keeps requests from a replica for a moment, that had no room for
+// one although this gateway knew of a free slot: other gateways use it too.
+func (r *route) turnedAway(rep *replica) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if rep.removed || rep.full.Load() {
+		return
+	}
+	pause := min(firstFull<<min(rep.turned.Add(1)-1, 10), lastFull)
+	rep.full.Store(true)
+	started := r.table.background(func(ctx context.Context) {
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		rep.full.Store(false)
+		r.handOut(r.view.Load())
+	})
+	if !started {
+		rep.full.Store(false)
+	}
+}
+
+// refuse takes a replica that could not be reached out of use until it answers
 // a probe.
 func (r *route) refuse(rep *replica) {
 	r.mu.Lock()
@@ -359,7 +408,8 @@ func (r *route) refuse(rep *replica) {
 		return
 	}
 	rep.refused, rep.probed = true, false
-	r.table.o.Log.Warn("replica refuses connections", "function", r.ref, "replica", rep.ID)
+	rep.transport.forget()
+	r.table.o.Log.Warn("replica cannot be reached", "function", r.ref, "replica", rep.ID)
 	r.show(*r.view.Load())
 }
 
@@ -440,8 +490,8 @@ const (
 // more. At most one runs for a replica.
 func (r *route) probe(ctx context.Context, rep *replica) {
 	for pause := firstProbe; ; pause = min(pause+pause/2, slowProbe) {
-		answers := rep.answers(ctx)
-		if r.probed(ctx, rep, answers) {
+		answers, capacity := rep.answers(ctx)
+		if r.probed(ctx, rep, answers, capacity) {
 			return
 		}
 		select {
@@ -452,11 +502,13 @@ func (r *route) probe(ctx context.Context, rep *replica) {
 }
 
 // probed takes in the result of a probe, and reports whether it was the last.
-func (r *route) probed(ctx context.Context, rep *replica, answers bool) bool {
+func (r *route) probed(ctx context.Context, rep *replica, answers bool, capacity int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if answers && !rep.removed {
 		rep.probing, rep.probed, rep.refused = false, true, false
+		rep.capacity = capacity
+		rep.count(r.view.Load().Settings.MaxInflight)
 		r.show(*r.view.Load())
 		return true
 	}
@@ -504,6 +556,15 @@ func (q *queue) push(w *waiter) {
 		q.head = w
 	}
 	q.tail = w
+}
+
+func (q *queue) pushFront(w *waiter) {
+	if w.next = q.head; w.next != nil {
+		w.next.prev = w
+	} else {
+		q.tail = w
+	}
+	q.head = w
 }
 
 func (q *queue) remove(w *waiter) {

@@ -105,7 +105,7 @@ func routeOf(t *testing.T, table *Table) *route {
 
 func mustAcquire(t *testing.T, r *route) grant {
 	t.Helper()
-	g, err := r.acquire(t.Context(), true)
+	g, err := r.acquire(t.Context(), true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,7 +126,7 @@ func TestSlotsBoundWhatAReplicaGets(t *testing.T) {
 		if n := table.InFlight(echo); n != 6 {
 			t.Errorf("InFlight = %d", n)
 		}
-		if _, err := r.acquire(t.Context(), false); !errors.Is(err, fault.Busy) {
+		if _, err := r.acquire(t.Context(), false, nil); !errors.Is(err, fault.Busy) {
 			t.Errorf("the seventh, which may not wait: %v", err)
 		}
 	})
@@ -139,7 +139,7 @@ func TestMaxInflightIsTheSlotsOfReplicasThatNameNone(t *testing.T) {
 		table.Set(e)
 		r := routeOf(t, table)
 		mustAcquire(t, r)
-		if _, err := r.acquire(t.Context(), false); !errors.Is(err, fault.Busy) {
+		if _, err := r.acquire(t.Context(), false, nil); !errors.Is(err, fault.Busy) {
 			t.Errorf("the second: %v", err)
 		}
 	})
@@ -170,7 +170,7 @@ func TestFreedSlotsGoToThoseWhoWaitInOrder(t *testing.T) {
 		var all sync.WaitGroup
 		for i := range 5 {
 			all.Go(func() {
-				g, err := r.acquire(t.Context(), true)
+				g, err := r.acquire(t.Context(), true, nil)
 				if err != nil {
 					t.Error(err)
 					return
@@ -210,14 +210,14 @@ func TestTheQueueIsBoundedInLengthAndTime(t *testing.T) {
 		var all sync.WaitGroup
 		for range 2 {
 			all.Go(func() {
-				_, err := r.acquire(t.Context(), true)
+				_, err := r.acquire(t.Context(), true, nil)
 				if !errors.Is(err, fault.Busy) || time.Since(start) != 5*time.Second {
 					t.Errorf("after %s: %v", time.Since(start), err)
 				}
 			})
 		}
 		synctest.Wait()
-		_, err := r.acquire(t.Context(), true)
+		_, err := r.acquire(t.Context(), true, nil)
 		if retry, ok := errors.AsType[*web.Retry](err); !errors.Is(err, fault.Busy) || !ok || retry.After <= 0 {
 			t.Errorf("the third in a queue of two: %v", err)
 		}
@@ -237,7 +237,7 @@ func TestOneWhoGoesAwayLeavesTheQueue(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var all sync.WaitGroup
 		all.Go(func() {
-			if _, err := r.acquire(ctx, true); !errors.Is(err, context.Canceled) {
+			if _, err := r.acquire(ctx, true, nil); !errors.Is(err, context.Canceled) {
 				t.Errorf("err = %v", err)
 			}
 		})
@@ -281,7 +281,7 @@ func TestASleepingFunctionIsWokenOnceForAllWhoWait(t *testing.T) {
 		var all sync.WaitGroup
 		for range 10 {
 			all.Go(func() {
-				g, err := r.acquire(t.Context(), false) // even those that may not wait behind others
+				g, err := r.acquire(t.Context(), false, nil) // even those that may not wait behind others
 				if err != nil {
 					t.Error(err)
 					return
@@ -364,7 +364,7 @@ func TestThoseWhoWaitForWhatCannotStartGetTheReasonAtOnce(t *testing.T) {
 				var all sync.WaitGroup
 				for range 5 {
 					all.Go(func() {
-						if _, err := r.acquire(t.Context(), true); !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
+						if _, err := r.acquire(t.Context(), true, nil); !errors.Is(err, tt.want) || !strings.Contains(err.Error(), tt.text) {
 							t.Errorf("err = %v, want %s with %q", err, tt.want, tt.text)
 						}
 					})
@@ -398,7 +398,7 @@ func TestLoadTimeoutBoundsTheWaitForAReplica(t *testing.T) {
 	inTime(t, TableOptions{Scaler: &scaler{do: func(int) error { return nil }}, Dial: net.dial}, func(t *testing.T, table *Table) {
 		table.Set(replicas(false, 0, "a"))
 		start := time.Now()
-		_, err := routeOf(t, table).acquire(t.Context(), true)
+		_, err := routeOf(t, table).acquire(t.Context(), true, nil)
 		if !errors.Is(err, fault.Timeout) || time.Since(start) != 10*time.Minute {
 			t.Errorf("after %s: %v", time.Since(start), err)
 		}
@@ -419,7 +419,7 @@ func TestProbingStartsAtAMillisecondAndSlowsDown(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		var all sync.WaitGroup
-		all.Go(func() { _, _ = r.acquire(ctx, true) })
+		all.Go(func() { _, _ = r.acquire(ctx, true, nil) })
 		time.Sleep(10 * time.Millisecond)
 		synctest.Wait()
 		if net.dials.Load() < 4 {
@@ -479,14 +479,14 @@ func TestStoppingRefusesThoseWhoWait(t *testing.T) {
 		table.Set(replicas(true, 0))
 		r := routeOf(t, table)
 		all.Go(func() {
-			if _, err := r.acquire(t.Context(), true); !errors.Is(err, fault.Unavailable) {
+			if _, err := r.acquire(t.Context(), true, nil); !errors.Is(err, fault.Unavailable) {
 				t.Errorf("err = %v", err)
 			}
 		})
 		synctest.Wait()
 		cancel()
 		all.Wait()
-		if _, err := r.acquire(t.Context(), true); !errors.Is(err, fault.Unavailable) {
+		if _, err := r.acquire(t.Context(), true, nil); !errors.Is(err, fault.Unavailable) {
 			t.Errorf("after the end: %v", err)
 		}
 	})
@@ -553,7 +553,7 @@ func TestSlotsAreNeverExceededUnderLoad(t *testing.T) {
 	for range 64 {
 		all.Go(func() {
 			for range 500 {
-				g, err := r.acquire(t.Context(), true)
+				g, err := r.acquire(t.Context(), true, nil)
 				if err != nil {
 					t.Error(err)
 					return

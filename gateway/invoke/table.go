@@ -47,7 +47,8 @@ type TableOptions struct {
 	// MaxWait bounds the wait for a free slot; 0 is the function's own
 	// exec_timeout.
 	MaxWait time.Duration
-	// Dial opens connections to replicas; nil is a plain net.Dialer.
+	// Dial opens connections to replicas; nil gives up after a second, and
+	// notices within about ten that a peer is gone without a word.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	Log  *slog.Logger
 }
@@ -89,12 +90,34 @@ func NewTable(o TableOptions) *Table {
 		o.MaxWaiting = 1000
 	}
 	if o.Dial == nil {
-		o.Dial = (&net.Dialer{Timeout: 5 * time.Second}).DialContext
+		o.Dial = newDialer().DialContext
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Table{o: o, synced: make(chan struct{}), poke: make(chan struct{}, 1)}
+}
+
+// dialTimeout bounds the making of a connection. Replicas are near: one that
+// takes longer cannot be reached, and another may.
+const dialTimeout = time.Second
+
+// How soon a peer that is gone without a word is noticed, a machine that lost
+// its power for example: while it owes an answer, and while it has not
+// acknowledged what was sent.
+const (
+	keepAliveIdle     = 5 * time.Second
+	keepAliveInterval = 2 * time.Second
+	keepAliveCount    = 3
+	unacknowledged    = 10 * time.Second
+)
+
+func newDialer() *net.Dialer {
+	return &net.Dialer{
+		Timeout:         dialTimeout,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepAliveIdle, Interval: keepAliveInterval, Count: keepAliveCount},
+		Control:         boundUnacknowledged,
+	}
 }
 
 // Run wakes functions and probes replicas until ctx ends. Then it refuses

@@ -49,8 +49,8 @@ type sendError struct {
 	// sent is false if not one byte of the request left this process. It can
 	// then be sent again, whatever it is.
 	sent bool
-	// refused says that nobody listens at the replica's address.
-	refused bool
+	// gone says that nobody is at the replica's address, or cannot be reached.
+	gone bool
 }
 
 func (e *sendError) Error() string { return e.err.Error() }
@@ -79,7 +79,7 @@ func (t *transport) send(m *message, deadline time.Time) (*http.Response, error)
 		if !reused {
 			var err error
 			if c, err = t.connect(ctx); err != nil {
-				return nil, &sendError{err: err, refused: refused(err)}
+				return nil, &sendError{err: err, gone: ctx.Err() == nil && gone(err)}
 			}
 		}
 		res, err := c.exchange(ctx, m, deadline)
@@ -109,15 +109,17 @@ func (t *transport) connect(ctx context.Context) (*conn, error) {
 	}
 }
 
-// refused reports whether a dial failed because nobody is there. Running out
-// of time is not that: a busy replica may be slow to accept.
-func refused(err error) bool {
-	for _, errno := range []syscall.Errno{syscall.ECONNREFUSED, syscall.ENOENT, syscall.EHOSTUNREACH, syscall.ENETUNREACH} {
+// gone reports whether a dial failed because nobody is there, or nobody
+// answered in time. That a full backlog of TCP looks the same does no harm: the
+// replica is used again as soon as it answers a probe.
+func gone(err error) bool {
+	for _, errno := range []syscall.Errno{syscall.ECONNREFUSED, syscall.ENOENT, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ETIMEDOUT} {
 		if errors.Is(err, errno) {
 			return true
 		}
 	}
-	return false
+	late, ok := errors.AsType[net.Error](err)
+	return ok && late.Timeout() && !errors.Is(err, syscall.EAGAIN) // which is a full backlog of a Unix socket
 }
 
 // takeIdle returns the connection that was used last, or nil. Those that the
@@ -170,6 +172,17 @@ func (t *transport) prune() {
 	t.pruning = nil
 	if len(t.idle) > 0 && !t.closed {
 		t.pruning = time.AfterFunc(idleTimeout-time.Since(t.idle[0].since), t.prune)
+	}
+}
+
+// forget closes the connections that are idle now. They may lead nowhere.
+func (t *transport) forget() {
+	t.mu.Lock()
+	idle := t.idle
+	t.idle = nil
+	t.mu.Unlock()
+	for _, c := range idle {
+		c.Close()
 	}
 }
 
@@ -336,7 +349,9 @@ func (x *exchange) fail(err error, sent bool) error {
 	if cause := context.Cause(x.req.Context()); cause != nil {
 		err = cause
 	}
-	return &sendError{err: err, sent: sent}
+	// The peer may be gone without a word, which the connection's own timers
+	// find out. One that is only slow runs into the deadline.
+	return &sendError{err: err, sent: sent, gone: errors.Is(err, syscall.ETIMEDOUT)}
 }
 
 // answered makes x the body of res.

@@ -462,8 +462,8 @@ func TestAFullBacklogIsWaitedFor(t *testing.T) {
 		c.Close()
 
 		tr.dial = func(context.Context) (net.Conn, error) { return nil, syscall.EAGAIN }
-		if _, err := tr.connect(t.Context()); !errors.Is(err, syscall.EAGAIN) || refused(err) {
-			t.Errorf("a backlog that stays full: %v, refused: %t", err, refused(err))
+		if _, err := tr.connect(t.Context()); !errors.Is(err, syscall.EAGAIN) || gone(err) {
+			t.Errorf("a backlog that stays full: %v, gone: %t", err, gone(err))
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 		defer cancel()
