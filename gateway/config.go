@@ -17,6 +17,7 @@ import (
 	"github.com/graphene-faas/graphene/gateway/async"
 	"github.com/graphene-faas/graphene/gateway/auth"
 	"github.com/graphene-faas/graphene/gateway/metrics"
+	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 )
@@ -61,6 +62,8 @@ type Config struct {
 	BuildRegistry      string `env:"build_registry" doc:"registry and prefix that images are pushed to when their name has none"`
 	BuildPythonImage   string `env:"build_python_image" doc:"base image of Python functions"`
 	BuildWatchdogImage string `env:"build_watchdog_image" doc:"image that the watchdog is taken from"`
+
+	trace.Settings
 
 	AccessLog bool       `env:"access_log" envDefault:"false" doc:"log every call of a function too; the management API is always logged"`
 	LogLevel  slog.Level `env:"log_level" envDefault:"info" doc:"debug, info, warn or error"`
@@ -248,6 +251,9 @@ type Options struct {
 	// QueueMetrics are those that Queue counts in, to be shown with the
 	// gateway's own; nil shows none.
 	QueueMetrics *metrics.Queue
+	// Tracer makes spans of calls and of their submissions; nil makes none.
+	// Whoever opened it closes it.
+	Tracer *trace.Tracer
 
 	Namespace string // of functions that name none; "" is function.DefaultNamespace
 	Version   types.VersionInfo

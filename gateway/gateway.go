@@ -90,14 +90,14 @@ func New(o Options) *Gateway {
 		Table:  g.table,
 		Log:    o.Log,
 	}
-	calls := invoke.ProxyOptions{Version: o.Version.Release, Log: o.Log}
+	calls := invoke.ProxyOptions{Version: o.Version.Release, Tracer: o.Tracer, Log: o.Log}
 	if o.Tokens != nil {
 		calls.Admit = g.admit
 	}
 	g.proxy = invoke.NewProxy(g.table, calls)
 	if o.Queue != nil {
 		g.async = async.NewAPI(async.APIOptions{
-			Queue: o.Queue, Find: g.find, MayInvoke: g.mayInvoke, May: g.may, Caller: callerName, Log: o.Log,
+			Queue: o.Queue, Find: g.find, MayInvoke: g.mayInvoke, May: g.may, Caller: callerName, Tracer: o.Tracer, Log: o.Log,
 		})
 	}
 	if o.IdentityMetrics != nil {

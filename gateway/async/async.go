@@ -127,10 +127,6 @@ const (
 	reopenWait = 500 * time.Millisecond // before the streams are looked for again
 )
 
-// maxPending is how many documents of batches may be on their way to the
-// broker at once. Each batch bounds its own; this bounds nothing in practice.
-const maxPending = 1 << 20
-
 // A Queue accepts calls and knows what became of them. It is safe for
 // concurrent use.
 type Queue struct {
@@ -177,7 +173,7 @@ func New(nc *nats.Conn, o Options) (*Queue, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(timeout), jetstream.WithPublishAsyncMaxPending(maxPending))
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(timeout))
 	if err != nil {
 		return nil, fmt.Errorf("open the queue: %w", err)
 	}
@@ -366,8 +362,11 @@ const (
 	errNoStorage   = 10023
 )
 
-// refused explains why the broker did not take a message.
+// refused explains why the broker did not take a message; nil it leaves alone.
 func refused(err error) error {
+	if err == nil {
+		return nil
+	}
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
 		switch {
 		case api.ErrorCode == errStoreFailed && isFull(api.Description):

@@ -28,6 +28,7 @@ import (
 type Batch struct {
 	ID        string    `json:"id"`
 	Function  string    `json:"function"` // NAME.NAMESPACE
+	Queue     string    `json:"queue"`
 	Submitted time.Time `json:"submitted"`
 	Accepted  int       `json:"accepted"` // documents that are in the queue, or were
 	Complete  bool      `json:"complete"` // all of them have arrived
@@ -75,27 +76,32 @@ func (q *Queue) saveBatch(ctx context.Context, b *Batch) error {
 	if err != nil {
 		return fmt.Errorf("write batch %s: %w", b.ID, err)
 	}
-	ack, err := q.js.Publish(ctx, batchesSubject+b.ID, text, jetstream.WithExpectLastSequencePerSubject(b.seq))
-	if api, ok := errors.AsType[*jetstream.APIError](err); ok &&
-		(api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
+	m := &nats.Msg{Subject: batchesSubject + b.ID, Header: nats.Header{}, Data: text}
+	m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(b.seq, 10))
+	seq, err := q.store(ctx, m)
+	switch {
+	case isConflict(err):
 		return errConflict
-	}
-	if err != nil {
+	case err != nil:
 		return refused(fmt.Errorf("store batch %s: %w", b.ID, err))
 	}
-	b.seq = ack.Sequence
+	b.seq = seq
 	return nil
 }
 
 // openBatch returns the batch that s belongs to, and makes it if it is new.
 // The key of s names it; without one every batch is new.
 func (q *Queue) openBatch(ctx context.Context, s Submission) (*Batch, error) {
+	queue, err := queueOf(s)
+	if err != nil {
+		return nil, err
+	}
 	now := time.Now().UTC()
-	b := &Batch{ID: newSeed(now).id(rand.Uint64()), Function: s.Function.String(), Submitted: now}
+	b := &Batch{ID: newSeed(now).id(rand.Uint64()), Function: s.Function.String(), Queue: queue, Submitted: now}
 	if s.Key != "" {
 		b.ID = named("batch", s.Function.Namespace, s.Function.Name, s.Caller, s.Key)
 	}
-	err := q.saveBatch(ctx, b)
+	err = q.saveBatch(ctx, b)
 	if errors.Is(err, errConflict) {
 		return q.batch(ctx, b.ID)
 	}
@@ -112,13 +118,6 @@ func (q *Queue) fill(ctx context.Context, b *Batch, s Submission, from int, next
 	if b.Complete {
 		return nil
 	}
-	queue := DefaultQueue
-	if name := s.Annotations[function.AnnotationQueue]; name != "" {
-		if err := validQueue(name); err != nil {
-			return err
-		}
-		queue = name
-	}
 	saved := time.Now()
 	for index, end := from, false; !end; {
 		var window []*job
@@ -133,7 +132,7 @@ func (q *Queue) fill(ctx context.Context, b *Batch, s Submission, from int, next
 			case index < b.Accepted:
 				index++
 			default:
-				j, err := q.item(ctx, b, s, queue, index, document)
+				j, err := q.item(ctx, b, s, index, document)
 				if err != nil {
 					failed = err
 					break
@@ -172,15 +171,15 @@ func (q *Queue) keep(ctx context.Context, b *Batch) error {
 }
 
 // item makes a call of a document.
-func (q *Queue) item(ctx context.Context, b *Batch, s Submission, queue string, index int, document []byte) (*job, error) {
+func (q *Queue) item(ctx context.Context, b *Batch, s Submission, index int, document []byte) (*job, error) {
 	j := &job{
-		ID: itemID(b.ID, index), Queue: queue, Ref: s.Function, Request: s.Request,
+		ID: itemID(b.ID, index), Queue: b.Queue, Ref: s.Function, Request: s.Request,
 		Submitted: time.Now().UTC(), Batch: b.ID, Index: index,
 	}
 	j.Request.Header = s.Request.Header.Clone()
 	j.Request.Header.Set(web.HeaderCallID, j.ID)
-	if queue != DefaultQueue {
-		j.Request.QueueName = queue
+	if b.Queue != DefaultQueue {
+		j.Request.QueueName = b.Queue
 	}
 	j.Request.Annotations = retryAnnotations(s.Annotations)
 	return j, q.takeBody(ctx, j, Submission{Body: bytes.NewReader(document), Length: int64(len(document))})
@@ -193,37 +192,26 @@ func (q *Queue) publishAll(ctx context.Context, window []*job) error {
 		if err := q.o.Room(); err != nil {
 			return err
 		}
-		futures := make([]jetstream.PubAckFuture, 0, len(window))
+		messages := make([]*nats.Msg, 0, len(window))
 		for _, j := range window {
 			m, err := j.encode(callsSubject + subject(j.Queue, j.Ref))
 			if err != nil {
 				return err
 			}
-			f, err := q.js.PublishMsgAsync(m, jetstream.WithMsgID(j.ID))
-			if err != nil {
-				return refused(err)
-			}
-			futures = append(futures, f)
+			messages = append(messages, withName(m, j.ID))
 		}
-		deadline := time.NewTimer(2 * timeout)
 		var full []*job
 		var failed error
-		for i, f := range futures {
-			select {
-			case <-f.Ok():
+		for i, err := range q.storeAll(ctx, messages) {
+			switch err = refused(err); {
+			case err == nil:
 				q.o.Meter.Submitted(window[i].Queue)
-			case err := <-f.Err():
-				if err = refused(err); errors.Is(err, fault.Busy) {
-					full = append(full, window[i])
-				} else {
-					failed = err
-				}
-			case <-deadline.C:
-				failed = unavailable(errors.New("no answer in time"))
-				deadline.Reset(0)
+			case errors.Is(err, fault.Busy):
+				full = append(full, window[i])
+			default:
+				failed = err
 			}
 		}
-		deadline.Stop()
 		if failed != nil {
 			return failed
 		}
@@ -253,7 +241,7 @@ func (q *Queue) putResult(ctx context.Context, c *Call, index int, body []byte) 
 	m := &nats.Msg{Subject: resultsSubject + c.Batch + "." + string(c.State), Header: nats.Header{
 		headerIndex: {strconv.Itoa(index)}, headerRecord: {string(text)},
 	}, Data: body}
-	if _, err := q.js.PublishMsg(ctx, m); err != nil {
+	if _, err := q.store(ctx, m); err != nil {
 		return refused(fmt.Errorf("store result of call %s: %w", c.ID, err))
 	}
 	return nil
@@ -317,33 +305,19 @@ func (i *index) update(ctx context.Context, q *Queue, b *Batch) error {
 	if i.next > last {
 		return nil
 	}
-	consumer, err := q.js.OrderedConsumer(ctx, resultsStream, jetstream.OrderedConsumerConfig{
+	err = q.scan(ctx, resultsStream, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{resultsSubject + b.ID + ".>"}, HeadersOnly: true,
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(i.next, info.State.FirstSeq),
+	}, func(m jetstream.Msg) bool {
+		if meta, err := m.Metadata(); err == nil {
+			i.add(m.Headers().Get(headerIndex), m.Subject(), meta.Sequence.Stream, b.Accepted+batchWindow)
+		}
+		return true
 	})
-	if err != nil {
-		return unavailable(err)
+	if err == nil {
+		i.next = max(i.next, last+1)
 	}
-	for {
-		batch, err := consumer.FetchNoWait(2000)
-		if err != nil {
-			return unavailable(err)
-		}
-		n := 0
-		for m := range batch.Messages() {
-			n++
-			if meta, err := m.Metadata(); err == nil {
-				i.add(m.Headers().Get(headerIndex), m.Subject(), meta.Sequence.Stream, b.Accepted+batchWindow)
-			}
-		}
-		if err := batch.Error(); err != nil {
-			return unavailable(err)
-		}
-		if n == 0 {
-			i.next = max(i.next, last+1)
-			return ctx.Err()
-		}
-	}
+	return err
 }
 
 // add enters one result. Items beyond most are none of the batch's.
@@ -398,6 +372,75 @@ func (q *Queue) places(ctx context.Context, b *Batch, from int) ([]uint64, error
 		return nil, nil
 	}
 	return append([]uint64(nil), i.place[from:end]...), nil
+}
+
+// findItem returns an item of a batch that has no record, and the body of its
+// answer if that is not in the object store.
+func (q *Queue) findItem(ctx context.Context, id, batch string, index int) (*Call, []byte, error) {
+	b, err := q.batch(ctx, batch)
+	if err != nil {
+		return nil, nil, err
+	}
+	if index >= b.Accepted {
+		return nil, nil, fault.NotFound.Errorf("call %s is not known: batch %s has %d documents so far", id, batch, b.Accepted)
+	}
+	c := &Call{ID: id, Function: b.Function, Queue: b.Queue, State: Queued, Batch: batch, Submitted: b.Submitted}
+	place, err := q.place(ctx, b, index)
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case place == 0:
+		if q.runs(ctx, id) {
+			c.State = Running
+		}
+		return c, nil, nil
+	}
+	m, err := q.results.GetMsg(ctx, place)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil, fault.NotFound.Errorf("the result of call %s is not kept any more", id)
+	}
+	if err != nil {
+		return nil, nil, unavailable(fmt.Errorf("find call %s: %w", id, err))
+	}
+	if c, err = readRecord(m.Header, 0); err != nil {
+		return nil, nil, err
+	}
+	return c, m.Data, nil
+}
+
+// place returns where the result of one item of b is; 0 if it has none.
+func (q *Queue) place(ctx context.Context, b *Batch, index int) (uint64, error) {
+	i := q.indexes.of(b.ID)
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := i.update(ctx, q, b); err != nil || index >= len(i.place) {
+		return 0, err
+	}
+	return i.place[index], nil
+}
+
+// itemMessage returns the place in the calls stream of an item of a batch that
+// waits; 0 if it is not there. It reads the headers of the function's calls
+// since the batch began.
+func (q *Queue) itemMessage(ctx context.Context, c *Call) (uint64, error) {
+	b, err := q.batch(ctx, c.Batch)
+	if err != nil {
+		return 0, err
+	}
+	var place uint64
+	err = q.scan(ctx, callsStream, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{callsSubject + subject(b.Queue, c.Ref())}, HeadersOnly: true,
+		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &b.Submitted,
+	}, func(m jetstream.Msg) bool {
+		if m.Headers().Get(headerCall) != c.ID {
+			return true
+		}
+		if meta, err := m.Metadata(); err == nil {
+			place = meta.Sequence.Stream
+		}
+		return false
+	})
+	return place, err
 }
 
 // A BatchResult is one line of a batch's result.
@@ -468,6 +511,8 @@ func (a *API) submitBatch(w http.ResponseWriter, r *http.Request, name, rest str
 	query.Del("from")
 	s.Request.QueryString = query.Encode()
 	web.Unbound(w) // a batch takes as long as it takes to send
+	span := a.beginSubmission(r, s)
+	defer span.End()
 
 	b, err := a.q.openBatch(r.Context(), s)
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/fault"
 )
 
@@ -134,7 +135,9 @@ func (c *callbacks) deliver(ctx context.Context, msg jetstream.Msg) {
 	// A callback on its way is finished also while the worker stops.
 	send, cancel := context.WithTimeout(context.WithoutCancel(ctx), callbackTimeout)
 	defer cancel()
-	o, again, err := c.send(send, cb, msg.Data())
+	span := c.begin(send, cb)
+	o, again, err := c.send(send, cb, msg.Data(), span)
+	endCallback(span, o, err)
 	if err == nil {
 		_ = msg.Ack() // lost, it is delivered again
 		return
@@ -178,7 +181,7 @@ func (c *callbacks) giveUp(ctx context.Context, cb callback, reason error) {
 }
 
 // send tries cb once. again reports whether it is worth another try.
-func (c *callbacks) send(ctx context.Context, cb callback, body []byte) (o outcome, again bool, err error) {
+func (c *callbacks) send(ctx context.Context, cb callback, body []byte, span *trace.Span) (o outcome, again bool, err error) {
 	target, err := url.Parse(cb.URL)
 	if err != nil {
 		return o, false, err
@@ -213,6 +216,7 @@ func (c *callbacks) send(ctx context.Context, cb callback, body []byte) (o outco
 	// The gateway has allowed calls that carry this mark. A callback, whose
 	// headers are the function's, is allowed nothing.
 	req.Header.Del(c.w.o.Queued)
+	span.Inject(req.Header)
 	if len(c.o.Secret) > 0 {
 		signed, _, err := open()
 		if err != nil {

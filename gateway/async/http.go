@@ -14,6 +14,7 @@ import (
 
 	"github.com/openfaas/faas-provider/types"
 
+	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/web"
@@ -51,6 +52,8 @@ type APIOptions struct {
 	// Caller names who sent a request, "" if nobody knows: one caller's
 	// idempotency keys are not another's. Nil: nobody knows.
 	Caller func(ctx context.Context) string
+	// Tracer makes a span of each submission; nil makes none.
+	Tracer *trace.Tracer
 	Log    *slog.Logger
 }
 
@@ -205,12 +208,16 @@ func (a *API) submit(w http.ResponseWriter, r *http.Request, name, rest string) 
 		return err
 	}
 	s.Body, s.Length = r.Body, r.ContentLength
+	span := a.beginSubmission(r, s)
+	defer span.End()
 	id, err := a.q.Submit(r.Context(), s)
 	if err != nil {
+		span.Fail(err.Error())
 		return err
 	}
 	h := w.Header()
 	h.Set("Access-Control-Expose-Headers", "X-Call-Id, X-Start-Time, Location")
+	span.Text("graphene.call_id", id)
 	h.Set("Location", CallsPath+id)
 	h.Set(web.HeaderCallID, id)
 	if own := s.Request.Header.Get(web.HeaderCallID); own != "" {

@@ -87,4 +87,29 @@ func keyedID(ref function.Ref, caller, key string) string {
 }
 
 // itemID returns the id of a batch's item.
-func itemID(batch string, index int) string { return named("item", batch, strconv.Itoa(index)) }
+func itemID(batch string, index int) string { return batch + "-" + strconv.Itoa(index) }
+
+// parseItem reads what itemID wrote.
+func parseItem(id string) (batch string, index int, ok bool) {
+	const length = len("00000000-0000-0000-0000-000000000000")
+	if len(id) <= length+1 || id[length] != '-' || !isUUID(id[:length]) {
+		return "", 0, false
+	}
+	index, err := strconv.Atoi(id[length+1:])
+	if err != nil || index < 0 || itemID(id[:length], index) != id {
+		return "", 0, false
+	}
+	return id[:length], index, true
+}
+
+// isID reports whether id has the form of ids made here. Others must not get
+// into subjects.
+func isID(id string) bool {
+	_, _, item := parseItem(id)
+	return item || isUUID(id)
+}
+
+func isUUID(id string) bool {
+	u, err := uuid.Parse(id)
+	return err == nil && u.String() == id
+}

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/graphene-faas/graphene/gateway/trace"
 )
 
 // Sizes of the scheduling.
@@ -27,6 +29,7 @@ type delivery struct {
 	suspect   bool // it may have been run before
 	cancelled bool // guarded by the worker's mu
 	stop      context.CancelFunc
+	span      *trace.Span // of the try that runs
 }
 
 // A lane is one function of one queue.
@@ -142,7 +145,14 @@ func (s *lanes) ready(l *lane) {
 
 // dispatch starts what may start, and gives up mu.
 func (s *lanes) dispatch() {
-	var started []*delivery
+	for _, d := range s.take() {
+		s.start(d)
+	}
+}
+
+// take returns what may start, and gives up mu.
+func (s *lanes) take() (started []*delivery) {
+	defer s.mu.Unlock()
 	for len(s.run) > 0 && s.running < s.max && !s.closed {
 		l := s.run[0]
 		s.run = s.run[1:]
@@ -157,15 +167,13 @@ func (s *lanes) dispatch() {
 		s.ready(l)
 		s.want(l)
 	}
-	s.mu.Unlock()
-	for _, d := range started {
-		s.start(d)
-	}
+	return started
 }
 
 // ended says that d does not run any more; good is that its function answered
-// it.
-func (s *lanes) ended(d *delivery, good bool) {
+// it. It returns a call for the caller to run, if there is one: one goroutine
+// for many calls keeps its stack.
+func (s *lanes) ended(d *delivery, good bool) (next *delivery) {
 	s.mu.Lock()
 	l := d.lane
 	if good {
@@ -176,7 +184,14 @@ func (s *lanes) ended(d *delivery, good bool) {
 	l.used = time.Now()
 	s.ready(l)
 	s.want(l)
-	s.dispatch()
+	for i, d := range s.take() {
+		if i == 0 {
+			next = d
+			continue
+		}
+		s.start(d)
+	}
+	return next
 }
 
 // refused says that d's function had no room for it: it comes first when there

@@ -139,13 +139,18 @@ var hopByHop = []string{
 // endToEnd returns the headers of h that belong to the call.
 func endToEnd(h http.Header) http.Header {
 	kept := h.Clone()
+	dropHopByHop(kept)
+	return kept
+}
+
+// dropHopByHop removes from h what does not belong to the call.
+func dropHopByHop(h http.Header) {
 	for _, listed := range h.Values("Connection") {
 		for name := range strings.SplitSeq(listed, ",") {
-			kept.Del(strings.TrimSpace(name))
+			h.Del(strings.TrimSpace(name))
 		}
 	}
 	for _, name := range hopByHop {
-		kept.Del(name)
+		delete(h, name)
 	}
-	return kept
 }

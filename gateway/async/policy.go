@@ -55,6 +55,9 @@ func DefaultPolicy() Policy {
 // with returns p with what a function's annotations change. What cannot be
 // read changes nothing.
 func (p Policy) with(annotations map[string]string) Policy {
+	if len(annotations) == 0 {
+		return p
+	}
 	if n, err := strconv.Atoi(annotations[function.AnnotationRetry+"attempts"]); err == nil && n > 0 {
 		p.Attempts = n
 	}
@@ -154,6 +157,9 @@ func chance() float64 { return rand.Float64() }
 // readRetryAfter reads a Retry-After header: seconds, or a date.
 func readRetryAfter(text string, now time.Time) time.Duration {
 	const most = 24 * time.Hour
+	if text == "" {
+		return 0
+	}
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
 		return min(time.Duration(min(max(n, 0), int64(most/time.Second)))*time.Second, most)
 	}

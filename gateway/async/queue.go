@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/graphene-faas/graphene/internal/fault"
@@ -47,13 +46,6 @@ func (q *Queue) lookup(ctx context.Context, id string) (*Call, []byte, error) {
 	return q.find(ctx, m.Header.Get(headerAlias))
 }
 
-// isID reports whether id has the form of ids made here. Others must not get
-// into subjects.
-func isID(id string) bool {
-	u, err := uuid.Parse(id)
-	return err == nil && u.String() == id
-}
-
 // find returns the call with this id, and the body of its answer if that is
 // not in the object store.
 func (q *Queue) find(ctx context.Context, id string) (*Call, []byte, error) {
@@ -66,6 +58,9 @@ func (q *Queue) find(ctx context.Context, id string) (*Call, []byte, error) {
 	}
 	if !isNotFound(err) {
 		return nil, nil, err
+	}
+	if batch, index, ok := parseItem(id); ok {
+		return q.findItem(ctx, id, batch, index)
 	}
 	j, err := q.waiting(ctx, id)
 	if isNotFound(err) {
@@ -184,12 +179,26 @@ func (q *Queue) Cancel(ctx context.Context, id string) error {
 	if err := q.nc.Publish(cancelSubject, []byte(c.ID)); err != nil {
 		return unavailable(err)
 	}
+	_, index, item := parseItem(c.ID)
+	if item {
+		if err := q.putResult(ctx, c, index, nil); err != nil {
+			return err
+		}
+	}
 	seq := c.Message
-	if seq == 0 {
+	switch {
+	case len(c.Tries) > 0:
+		return nil // its reader finds the record
+	case seq != 0:
+	case item:
+		if seq, err = q.itemMessage(ctx, c); err != nil {
+			return err
+		}
+	default:
 		seq, _ = sequence(c.ID)
 	}
-	if seq == 0 || len(c.Tries) > 0 {
-		return nil // its reader finds the record
+	if seq == 0 {
+		return nil
 	}
 	m, err := q.calls.GetMsg(ctx, seq)
 	if err != nil {
@@ -346,13 +355,14 @@ func (q *Queue) List(ctx context.Context, f Filter) ([]*Call, error) {
 		}
 	}
 	seen := map[string]bool{}
-	err := q.eachRecord(ctx, func(m jetstream.Msg) {
+	err := q.scan(ctx, recordsStream, jetstream.OrderedConsumerConfig{HeadersOnly: true}, func(m jetstream.Msg) bool {
 		if c, err := readRecord(m.Headers(), 0); err == nil {
 			if !c.State.Ended() {
 				seen[c.ID] = true
 			}
 			add(c)
 		}
+		return true
 	})
 	if err != nil {
 		return nil, err
@@ -370,31 +380,6 @@ func (q *Queue) List(ctx context.Context, f Filter) ([]*Call, error) {
 func newest(calls []*Call, n int) []*Call {
 	slices.SortFunc(calls, func(a, b *Call) int { return cmp.Or(b.Submitted.Compare(a.Submitted), strings.Compare(b.ID, a.ID)) })
 	return calls[:min(n, len(calls))]
-}
-
-// eachRecord calls each for the headers of all records there are.
-func (q *Queue) eachRecord(ctx context.Context, each func(jetstream.Msg)) error {
-	consumer, err := q.js.OrderedConsumer(ctx, recordsStream, jetstream.OrderedConsumerConfig{HeadersOnly: true})
-	if err != nil {
-		return unavailable(err)
-	}
-	for {
-		batch, err := consumer.FetchNoWait(1000)
-		if err != nil {
-			return unavailable(err)
-		}
-		n := 0
-		for m := range batch.Messages() {
-			n++
-			each(m)
-		}
-		if err := batch.Error(); err != nil {
-			return unavailable(err)
-		}
-		if n == 0 || ctx.Err() != nil {
-			return ctx.Err()
-		}
-	}
 }
 
 // Retry puts a dead letter back into the queue, as if it were new. Errors are
@@ -439,6 +424,7 @@ func (q *Queue) retry(ctx context.Context, m *jetstream.RawStreamMsg) error {
 		return err
 	}
 	j.Tries = nil
+	j.Keyed = true // it has a record from now on, also as an item of a batch
 	// The record first: a worker that finds a failed one leaves the call alone.
 	if err := q.putRecord(ctx, j.call(Queued), nil, anyRecord); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -78,24 +79,18 @@ const anyRecord = ^uint64(0)
 // putRecord stores c with the body of its answer. A last other than anyRecord
 // is the sequence that the record must have, 0 for none: else errConflict.
 func (q *Queue) putRecord(ctx context.Context, c *Call, body []byte, last uint64) error {
-	text, err := json.Marshal(c)
-	if err != nil {
-		return fmt.Errorf("write record of call %s: %w", c.ID, err)
-	}
-	m := &nats.Msg{Subject: recordsSubject + c.ID, Header: nats.Header{headerRecord: {string(text)}}, Data: body}
-	var opts []jetstream.PublishOpt
+	m := &nats.Msg{Subject: recordsSubject + c.ID, Header: nats.Header{headerRecord: {string(appendCall(nil, c))}}, Data: body}
 	if last != anyRecord {
-		opts = append(opts, jetstream.WithExpectLastSequencePerSubject(last))
+		m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(last, 10))
 	}
-	ack, err := q.js.PublishMsg(ctx, m, opts...)
-	if api, ok := errors.AsType[*jetstream.APIError](err); ok &&
-		(api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence || api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant) {
+	seq, err := q.store(ctx, m)
+	switch {
+	case isConflict(err):
 		return errConflict
-	}
-	if err != nil {
+	case err != nil:
 		return refused(fmt.Errorf("store record of call %s: %w", c.ID, err))
 	}
-	c.seq = ack.Sequence
+	c.seq = seq
 	return nil
 }
 

@@ -59,7 +59,7 @@ func (w *Worker) conclude(d *delivery, v verdict, a *answer, t Try, policy Polic
 	} else {
 		body = nil
 	}
-	for _, s := range plan(v, d.Batch != "", d.Batch == "" || len(d.Tries) > 1, d.Request.CallbackURL != nil) {
+	for _, s := range plan(v, d.Batch != "", d.Batch == "" || d.Keyed || len(d.Tries) > 1, d.Request.CallbackURL != nil) {
 		if err := w.do(ctx, s, d, c, body, policy); err != nil {
 			d.Tries = d.Tries[:len(d.Tries)-1]
 			return err
@@ -89,7 +89,7 @@ func (w *Worker) do(ctx context.Context, s step, d *delivery, c *Call, body []by
 			return err
 		}
 		m.Header.Set(headerQueue, d.Queue)
-		if _, err := w.q.js.PublishMsg(ctx, m); err != nil {
+		if _, err := w.q.store(ctx, m); err != nil {
 			return refused(fmt.Errorf("store a dead letter: %w", err))
 		}
 		return nil
@@ -99,7 +99,7 @@ func (w *Worker) do(ctx context.Context, s step, d *delivery, c *Call, body []by
 			return err
 		}
 		m.Header.Set(headerDue, strconv.FormatInt(c.Next.UnixMilli(), 10))
-		if _, err := w.q.js.PublishMsg(ctx, m, jetstream.WithMsgID(tryName(d))); err != nil {
+		if _, err := w.q.store(ctx, withName(m, tryName(d))); err != nil {
 			return refused(fmt.Errorf("store the next try: %w", err))
 		}
 		return nil
@@ -152,8 +152,8 @@ func (w *Worker) bringBackOne(ctx context.Context, msg jetstream.Msg) {
 	}
 	rest := msg.Subject()[len(laterSubject):]
 	m := &nats.Msg{Subject: "graphene." + rest, Header: nats.Header{}, Data: msg.Data()}
-	for k, v := range msg.Headers() {
-		if k != headerDue && k != nats.MsgIdHdr {
+	for k, v := range msg.Headers() { // the message's name too: it is stored once
+		if k != headerDue {
 			m.Header[k] = v
 		}
 	}
@@ -161,14 +161,7 @@ func (w *Worker) bringBackOne(ctx context.Context, msg jetstream.Msg) {
 	if call {
 		m.Subject = callsSubject + rest
 	}
-	name := msg.Headers().Get(nats.MsgIdHdr)
-	var opts []jetstream.PublishOpt
-	if name != "" {
-		opts = append(opts, jetstream.WithMsgID(name))
-	}
-	publish, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	if _, err := w.q.js.PublishMsg(publish, m, opts...); err != nil {
+	if _, err := w.q.store(ctx, m); err != nil {
 		w.log.Debug("a call whose time has come must wait on", "err", err)
 		_ = msg.NakWithDelay(timeout)
 		return
@@ -252,7 +245,7 @@ func (q *Queue) putCallback(ctx context.Context, d *delivery, c *Call, body []by
 	if err != nil {
 		return err
 	}
-	if _, err := q.js.PublishMsg(ctx, m, jetstream.WithMsgID("callback/"+tryName(d))); err != nil {
+	if _, err := q.store(ctx, withName(m, "callback/"+tryName(d))); err != nil {
 		return refused(fmt.Errorf("store a callback: %w", err))
 	}
 	return nil

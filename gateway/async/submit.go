@@ -2,6 +2,7 @@ package async
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -49,12 +50,13 @@ func (q *Queue) Submit(ctx context.Context, s Submission) (id string, err error)
 	if err := q.o.Room(); err != nil {
 		return "", err
 	}
-	j := &job{Queue: DefaultQueue, Ref: s.Function, Request: s.Request, Submitted: time.Now().UTC()}
-	if name := s.Annotations[function.AnnotationQueue]; name != "" {
-		if err := validQueue(name); err != nil {
-			return "", err
-		}
-		j.Queue, j.Request.QueueName = name, name
+	queue, err := queueOf(s)
+	if err != nil {
+		return "", err
+	}
+	j := &job{Queue: queue, Ref: s.Function, Request: s.Request, Submitted: time.Now().UTC()}
+	if queue != DefaultQueue {
+		j.Request.QueueName = queue
 	}
 	j.Request.Annotations = retryAnnotations(s.Annotations)
 	if s.Key != "" {
@@ -186,16 +188,15 @@ func (q *Queue) publish(ctx context.Context, j *job, name string) (uint64, error
 	if err != nil {
 		return 0, err
 	}
-	var opts []jetstream.PublishOpt
 	if name != "" {
-		opts = append(opts, jetstream.WithMsgID(name))
+		withName(m, name)
 	}
-	ack, err := q.js.PublishMsg(ctx, m, opts...)
+	seq, err := q.store(ctx, m)
 	if err != nil {
 		return 0, refused(err)
 	}
 	q.hint(where)
-	return ack.Sequence, nil
+	return seq, nil
 }
 
 // hint tells workers that there is a call. Workers that miss it find out
@@ -213,22 +214,24 @@ const callbackQueue = "callback"
 // by it. Of calls with one id the latest is found.
 func (q *Queue) alias(ctx context.Context, name, id string) {
 	m := &nats.Msg{Subject: recordsSubject + named("alias", name), Header: nats.Header{headerAlias: {id}}}
-	if _, err := q.js.PublishMsg(ctx, m); err != nil {
+	if _, err := q.store(ctx, m); err != nil {
 		q.o.Log.Warn("a call cannot be found by the caller's id", "call", id, "err", err)
 	}
 }
 
-func validQueue(name string) error {
+// queueOf returns the queue that the function of s names.
+func queueOf(s Submission) (string, error) {
+	name := cmp.Or(s.Annotations[function.AnnotationQueue], DefaultQueue)
 	if name == callbackQueue {
-		return fault.Invalid.Errorf("annotation %s is %q, which is taken", function.AnnotationQueue, name)
+		return "", fault.Invalid.Errorf("annotation %s is %q, which is taken", function.AnnotationQueue, name)
 	}
 	for _, c := range name {
 		plain := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
 		if !plain {
-			return fault.Invalid.Errorf("annotation %s is %q: want letters, digits, dashes and underscores", function.AnnotationQueue, name)
+			return "", fault.Invalid.Errorf("annotation %s is %q: want letters, digits, dashes and underscores", function.AnnotationQueue, name)
 		}
 	}
-	return nil
+	return name, nil
 }
 
 // retryAnnotations returns those that the worker needs.

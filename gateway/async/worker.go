@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -18,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/web"
 )
 
@@ -46,6 +48,8 @@ type WorkerOptions struct {
 	// off.
 	Drain    time.Duration
 	Callback CallbackOptions
+	// Tracer makes a span of each try and of each callback; nil makes none.
+	Tracer *trace.Tracer
 }
 
 // A Worker runs the calls of a queue. Several may work on one queue.
@@ -216,8 +220,7 @@ func (w *Worker) fetch(l *lane, n int) (got []*delivery, full bool, err error) {
 			AckPolicy:         jetstream.AckExplicitPolicy,
 			AckWait:           ackWait,
 			MaxAckPending:     maxHeld,
-			MemoryStorage:     true,
-			Replicas:          1,
+			MemoryStorage:     true, // on as many servers as the stream
 			InactiveThreshold: lingers,
 		})
 		if err != nil {
@@ -319,21 +322,29 @@ func (w *Worker) beat(ctx context.Context) {
 	}
 }
 
-// begin runs d in a goroutine of its own.
+// begin runs d in a goroutine of its own, and then what may follow it.
 func (w *Worker) begin(d *delivery) {
 	w.calls.Go(func() {
-		w.q.o.Meter.Running(d.Queue, d.Ref, 1)
-		v, good := w.run(d)
-		w.q.o.Meter.Running(d.Queue, d.Ref, -1)
-		switch {
-		case v != giveBack:
-			w.drop(d)
-			w.lanes.ended(d, good)
-		case !w.lanes.refused(d):
-			w.drop(d)
-			_ = d.msg.Nak() // else the broker waits until the lease ends
+		for d != nil {
+			d = w.work(d)
 		}
 	})
+}
+
+// work runs d. It returns another call that may run now, if there is one.
+func (w *Worker) work(d *delivery) (next *delivery) {
+	w.q.o.Meter.Running(d.Queue, d.Ref, 1)
+	v, good := w.run(d)
+	w.q.o.Meter.Running(d.Queue, d.Ref, -1)
+	switch {
+	case v != giveBack:
+		w.drop(d)
+		return w.lanes.ended(d, good)
+	case !w.lanes.refused(d):
+		w.drop(d)
+		_ = d.msg.Nak() // else the broker waits until the lease ends
+	}
+	return nil
 }
 
 // run tries d once and does what follows. It reports whether the function was
@@ -360,8 +371,10 @@ func (w *Worker) run(d *delivery) (v verdict, good bool) {
 		return leaveAlone, true
 	}
 	started := time.Now()
+	w.beginTry(ctx, d, started)
 	a := w.try(ctx, d)
 	defer a.close()
+	defer func() { d.endTry(v, a) }()
 	if w.ctx.Err() != nil && a.outcome.status == 0 {
 		_ = d.msg.Nak() // the worker stops
 		return leaveAlone, true
@@ -376,7 +389,7 @@ func (w *Worker) run(d *delivery) (v verdict, good bool) {
 	}
 	t := Try{Started: started.UTC(), Seconds: time.Since(started).Seconds(), Status: a.outcome.status}
 	if v != settle {
-		t.Reason = a.reason
+		t.Reason = a.why()
 	}
 	if err := w.conclude(d, v, a, t, policy); err != nil {
 		// The broker delivers the call again; what was stored is stored again.
@@ -431,7 +444,8 @@ func (w *Worker) ack(d *delivery) {
 // An answer is what a try brought.
 type answer struct {
 	outcome
-	reason string // why it is no success
+	reason string // why there is no answer
+	maker  string // of the answer, if it is not the function
 	header http.Header
 	body   []byte        // the body, or where it is large its beginning
 	rest   io.ReadCloser // what follows; nil if body is all of it
@@ -460,15 +474,20 @@ func (w *Worker) try(ctx context.Context, d *delivery) *answer {
 	if len(a.body) > w.q.o.InlineBody {
 		a.rest = resp.Body
 	}
-	a.status, a.header = resp.StatusCode, endToEnd(resp.Header)
-	a.platform = resp.Header.Get(web.HeaderInternal) != ""
+	a.maker = resp.Header.Get(web.HeaderInternal)
+	a.platform = a.maker != ""
 	a.retryAfter = readRetryAfter(resp.Header.Get("Retry-After"), time.Now())
-	if a.platform {
-		a.reason = fmt.Sprintf("%s answered %d: %s", resp.Header.Get(web.HeaderInternal), a.status, excerpt(a.body))
-	} else {
-		a.reason = fmt.Sprintf("the function answered %d: %s", a.status, excerpt(a.body))
-	}
+	a.status, a.header = resp.StatusCode, resp.Header
+	dropHopByHop(a.header)
 	return a
+}
+
+// why says why the answer is no success.
+func (a *answer) why() string {
+	if a.status == 0 {
+		return a.reason
+	}
+	return fmt.Sprintf("%s answered %d: %s", cmp.Or(a.maker, "the function"), a.status, excerpt(a.body))
 }
 
 // excerpt returns the first words of a body, for people.
@@ -506,8 +525,7 @@ func (w *Worker) request(ctx context.Context, d *delivery) (*http.Request, error
 		return nil, fmt.Errorf("the call cannot be made: %w", err)
 	}
 	req.ContentLength = length
-	req.Header = r.Header.Clone()
-	if req.Header == nil {
+	if req.Header = maps.Clone(r.Header); req.Header == nil { // values are replaced, never changed
 		req.Header = http.Header{}
 	}
 	req.Host = r.Host
@@ -522,5 +540,6 @@ func (w *Worker) request(ctx context.Context, d *delivery) (*http.Request, error
 		req.Header.Set("X-Batch-Id", d.Batch)
 		req.Header.Set("X-Batch-Index", strconv.Itoa(d.Index))
 	}
+	d.span.Inject(req.Header)
 	return req, nil
 }

@@ -1,6 +1,6 @@
 // Package conservation holds the queue of asynchronous calls to its promise:
-// while gateway, worker and NATS are killed over and over, every call that was
-// accepted is accounted for, and each is run.
+// while gateway, worker and NATS are killed over and over, and cut off from
+// each other, every call that was accepted is accounted for, and each is run.
 package conservation
 
 import (
@@ -24,7 +24,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"github.com/nats-io/nats.go"
 
 	"github.com/graphene-faas/graphene/gateway/async"
 	"github.com/graphene-faas/graphene/gateway/invoke"
@@ -77,18 +76,15 @@ func runNATS() error {
 // runGateway is the part of a gateway that calls go through: the queue's HTTP
 // side, and the proxy to the one function there is.
 func runGateway() error {
-	nc, err := nats.Connect(os.Getenv("NATS"), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond), nats.RetryOnFailedConnect(true))
+	nc, err := async.Connect(async.ConnectOptions{URL: os.Getenv("NATS"), Name: "gateway"})
 	if err != nil {
 		return err
 	}
-	var q *async.Queue
-	for q == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		if q, err = async.Open(ctx, nc, async.Options{}); err != nil {
-			time.Sleep(50 * time.Millisecond) // the server is not up yet
-		}
-		cancel()
+	q, err := async.New(nc, async.Options{})
+	if err != nil {
+		return err
 	}
+	go func() { _ = q.Run(context.Background()) }() // until the process is killed
 	table := invoke.NewTable(invoke.TableOptions{})
 	table.Set(function.Endpoints{
 		Ref: function.Ref{Name: "fn", Namespace: function.DefaultNamespace}, Desired: 1, Min: 1,
@@ -136,8 +132,7 @@ func (p *process) kill() {
 	<-p.ended
 }
 
-// keepUp starts the process again if it has ended by itself: a worker does if
-// NATS is away when it starts.
+// keepUp starts the process again if it has ended by itself.
 func (p *process) keepUp() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -211,13 +206,18 @@ func TestNoAcceptedCallIsLostWhileProcessesAreKilled(t *testing.T) {
 	defer fn.Close()
 	natsAt, gatewayAt := freePort(t), freePort(t)
 	_, natsPort, _ := strings.Cut(natsAt, ":")
+	between, err := newWire(natsAt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer between.close()
 	processes := []*process{
 		{t: t, name: "nats", args: []string{self}, env: []string{"CONSERVATION_ROLE=nats", "PORT=" + natsPort, "DIR=" + filepath.Join(dir, "nats")}},
 		{t: t, name: "gateway", args: []string{self}, env: []string{
-			"CONSERVATION_ROLE=gateway", "NATS=nats://" + natsAt, "LISTEN=" + gatewayAt, "FUNCTION=" + strings.TrimPrefix(fn.URL, "http://"),
+			"CONSERVATION_ROLE=gateway", "NATS=nats://" + between.addr(), "LISTEN=" + gatewayAt, "FUNCTION=" + strings.TrimPrefix(fn.URL, "http://"),
 		}},
 		{t: t, name: "worker", args: []string{worker}, env: []string{
-			"nats_host=127.0.0.1", "nats_port=" + natsPort, "gateway_url=http://" + gatewayAt, "basic_auth=false", "metrics_listen=none",
+			"nats_url=nats://" + between.addr(), "gateway_url=http://" + gatewayAt, "basic_auth=false", "metrics_listen=none",
 			fmt.Sprintf("max_inflight=%d", inflight), fmt.Sprintf("max_inflight_per_function=%d", inflight),
 			// Attempts fail only because processes die, so there are plenty.
 			"max_retry_attempts=1000", "initial_retry_wait=100ms", "max_retry_wait=1s",
@@ -245,8 +245,15 @@ func TestNoAcceptedCallIsLostWhileProcessesAreKilled(t *testing.T) {
 			}
 			if time.Since(last) >= killEvery {
 				last = time.Now()
-				processes[rand.IntN(len(processes))].restart()
 				kills.Add(1)
+				switch n := rand.IntN(len(processes) + 2); n {
+				case len(processes):
+					between.cutFor(time.Second)
+				case len(processes) + 1:
+					between.freezeFor(time.Second)
+				default:
+					processes[n].restart()
+				}
 			}
 		}
 	})
@@ -325,7 +332,7 @@ func TestNoAcceptedCallIsLostWhileProcessesAreKilled(t *testing.T) {
 		}
 	}
 	repeated := total - (calls - never)
-	t.Logf("%d calls, %d kills, %d samples in %s: states %v, %d runs were repeated", calls, kills.Load(), samples, time.Since(began).Round(time.Second), states, repeated)
+	t.Logf("%d calls, %d kills and cuts, %d samples in %s: states %v, %d runs were repeated", calls, kills.Load(), samples, time.Since(began).Round(time.Second), states, repeated)
 	if states["done"] != calls || never > 0 {
 		t.Errorf("of %d accepted calls these are known: %v; %d never ran", calls, states, never)
 	}

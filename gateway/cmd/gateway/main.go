@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/graphene-faas/graphene/gateway"
+	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/conf"
 )
 
@@ -74,6 +75,11 @@ func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 			return fmt.Errorf("find out the host's name: %w", err)
 		}
 	}
+	tracer, err := trace.Open(ctx, c.Settings, "gateway", version, log)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tracer.Close(ctx) }() // the log has said what was lost
 	queue, counted, closeQueue, err := c.OpenQueue(log)
 	if err != nil {
 		return err
@@ -85,7 +91,7 @@ func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	o.Queue, o.QueueMetrics = queue, counted
+	o.Queue, o.QueueMetrics, o.Tracer = queue, counted, tracer
 	log.Info("serving", "listen", o.Listener.Addr().String(), "provider", o.ProviderURL.Redacted(),
 		"queue", queue != nil, "issuers", o.Tokens != nil, "version", version)
 	group, ctx := errgroup.WithContext(ctx)

@@ -16,6 +16,7 @@ import (
 	"github.com/graphene-faas/graphene/gateway/async"
 	"github.com/graphene-faas/graphene/gateway/auth"
 	"github.com/graphene-faas/graphene/gateway/invoke"
+	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 )
@@ -45,9 +46,11 @@ type config struct {
 
 	Drain         function.Duration `env:"drain_timeout" envDefault:"60s" doc:"longest time calls may go on after SIGTERM; those that take longer are run again by another worker"`
 	MetricsListen string            `env:"metrics_listen" envDefault:":8082" doc:"address of /metrics, /healthz and /ready; none serves none"`
-	Debug         bool              `env:"debug" envDefault:"false" doc:"log more: the same as log_level=debug"`
-	LogLevel      slog.Level        `env:"log_level" envDefault:"info" doc:"debug, info, warn or error"`
-	LogFormat     string            `env:"log_format" envDefault:"json" doc:"json or text"`
+	trace.Settings
+
+	Debug     bool       `env:"debug" envDefault:"false" doc:"log more: the same as log_level=debug"`
+	LogLevel  slog.Level `env:"log_level" envDefault:"info" doc:"debug, info, warn or error"`
+	LogFormat string     `env:"log_format" envDefault:"json" doc:"json or text"`
 }
 
 func errLogFormat(got string) error {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/graphene-faas/graphene/gateway/async"
 	"github.com/graphene-faas/graphene/gateway/metrics"
+	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/conf"
 	"github.com/graphene-faas/graphene/internal/web"
 )
@@ -71,6 +72,10 @@ func run(ctx context.Context, environ []string, logs io.Writer) error {
 		}
 		defer status.Close()
 	}
+	if options.Tracer, err = trace.Open(ctx, c.Settings, "queue-worker", version, log); err != nil {
+		return err
+	}
+	defer func() { _ = options.Tracer.Close(ctx) }() // the log has said what was lost
 	counted := metrics.NewQueue()
 	nc, err := async.Connect(async.ConnectOptions{
 		URL: c.natsURL(), Name: "queue-worker", Login: c.Login, Reconnected: counted.Reconnected, Log: log,

@@ -3,6 +3,9 @@
 package natstest
 
 import (
+	"fmt"
+	"net"
+	"net/url"
 	"testing"
 	"time"
 
@@ -46,4 +49,52 @@ func Server(t testing.TB, adjust ...func(*server.Options)) *server.Server {
 		t.Fatal("the NATS server does not get ready")
 	}
 	return s
+}
+
+// Cluster runs n servers that form one cluster, on ports of this machine, and
+// returns them once they have chosen who leads.
+func Cluster(t testing.TB, n int) []*server.Server {
+	t.Helper()
+	// All ports are taken before any is given back, so that they differ.
+	var ports []int
+	var held []net.Listener
+	for range n {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, ln)
+		ports = append(ports, ln.Addr().(*net.TCPAddr).Port)
+	}
+	var routes []*url.URL
+	for i, port := range ports {
+		held[i].Close()
+		routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", port)})
+	}
+	servers := make([]*server.Server, n)
+	for i := range servers {
+		s, err := server.NewServer(&server.Options{
+			ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+			MaxPayload: 8 << 20, Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]}, Routes: routes,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		servers[i] = s
+		s.Start()
+		t.Cleanup(func() {
+			s.Shutdown()
+			s.WaitForShutdown()
+		})
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		for _, s := range servers {
+			if s.JetStreamIsLeader() && len(s.JetStreamClusterPeers()) == n {
+				return servers
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the NATS servers do not form a cluster")
+		}
+	}
 }
