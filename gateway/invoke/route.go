@@ -1,7 +1,6 @@
 package invoke
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"

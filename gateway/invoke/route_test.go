@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,8 @@ import (
 // works in virtual time, where sockets do not.
 type network struct {
 	dials atomic.Int64
+
+	capacity int // that all say they have; 0 is not said
 
 	mu    sync.Mutex // guards ready
 	ready map[string]int
@@ -54,7 +57,11 @@ func (n *network) dial(_ context.Context, _, address string) (net.Conn, error) {
 		if _, err := theirs.Read(buf); err != nil {
 			return
 		}
-		fmt.Fprintf(theirs, "HTTP/1.1 %d x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", status)
+		said := ""
+		if n.capacity > 0 {
+			said = fmt.Sprintf("%s: %d\r\n", function.HeaderCapacity, n.capacity)
+		}
+		fmt.Fprintf(theirs, "HTTP/1.1 %d x\r\n%sContent-Length: 0\r\nConnection: close\r\n\r\n", status, said)
 	}()
 	return ours, nil
 }
@@ -143,6 +150,32 @@ func TestMaxInflightIsTheSlotsOfReplicasThatNameNone(t *testing.T) {
 			t.Errorf("the second: %v", err)
 		}
 	})
+}
+
+func TestAReplicaWhoseSlotsAreAGuessIsAskedOnce(t *testing.T) {
+	for _, guessed := range []bool{true, false} {
+		net := network{capacity: 20}
+		net.answer("a", http.StatusOK)
+		inTime(t, TableOptions{Dial: net.dial}, func(t *testing.T, table *Table) {
+			e := replicas(true, 1, "a")
+			e.Replicas[0].Guessed = guessed
+			table.Set(e)
+			r := routeOf(t, table)
+			synctest.Wait()
+			table.Set(e) // what is known stays known
+			synctest.Wait()
+			want, asked := int64(1), int64(0)
+			if guessed {
+				want, asked = 20, 1
+			}
+			if got := r.replicas[0].slots.Load(); got != want {
+				t.Errorf("guessed %t: %d slots, want %d", guessed, got, want)
+			}
+			if got := net.dials.Load(); got != asked {
+				t.Errorf("guessed %t: asked %d times, want %d", guessed, got, asked)
+			}
+		})
+	}
 }
 
 func TestTheLessBusyReplicaIsPreferred(t *testing.T) {

@@ -54,7 +54,15 @@ type Replica struct {
 	Ready bool `json:"ready"`
 	// Slots is how many requests the replica handles at once; 0 is unlimited.
 	Slots int `json:"slots,omitempty"`
+	// Guessed says that Slots is only what the settings let one expect. The
+	// replica knows better: see [HeaderCapacity].
+	Guessed bool `json:"guessed,omitempty"`
 }
+
+// HeaderCapacity is a header of a watchdog's answer to /_/ready: how many
+// requests at once make its function do all it can, where neither the settings
+// nor the number of workers say it.
+const HeaderCapacity = "X-Max-Inflight"
 
 // An Event is one line of the provider's endpoints stream. Exactly one of
 // Endpoints, Removed and Synced is set.

@@ -40,6 +40,7 @@ func endpoints(f *Function, w *workload, pods map[string]*corev1.Pod, throughSer
 			Revision: revisionOf(p),
 			Ready:    isReady(p),
 			Slots:    cmp.Or(e.Settings.MaxInflight, e.Settings.Workers),
+			Guessed:  e.Settings.MaxInflight == 0 && e.Settings.Workers > 0,
 		})
 	}
 	if throughService && len(e.Replicas) > 0 {

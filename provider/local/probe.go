@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/graphene-faas/graphene/internal/function"
 )
 
 const (
@@ -80,7 +82,7 @@ func (r *replica) silentToo(ctx context.Context, timeout time.Duration) bool {
 // capacityOf reads how many calls at once a watchdog says that its function
 // can use, which it knows once the handler is loaded; 0 if it does not say.
 func capacityOf(h http.Header) int {
-	n, err := strconv.Atoi(h.Get("X-Max-Inflight"))
+	n, err := strconv.Atoi(h.Get(function.HeaderCapacity))
 	if err != nil {
 		return 0
 	}
