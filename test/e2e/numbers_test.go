@@ -136,6 +136,7 @@ func TestAThousandFunctionsAreLittleWork(t *testing.T) {
 	image := p.image("crowd")
 	kubeconfig := os.Getenv("KUBECONFIG")
 	kwok := exec.CommandContext(t.Context(), "kwok", "--kubeconfig", kubeconfig, "--config", "testdata/simulated/stages.yaml", "--cidr", "10.245.0.0/16",
+		"--node-lease-duration-seconds", "40",
 		"--manage-all-nodes=false", "--manage-nodes-with-annotation-selector", "kwok.x-k8s.io/node=fake", "--server-address", "")
 	var log lockedBuffer
 	kwok.Stdout, kwok.Stderr = &log, &log
@@ -163,44 +164,56 @@ spec: {tolerations: [{key: simulated, operator: Exists}]}
 	defer p.k("delete", "profile/simulated", "-n", systemNamespace)
 	p.k("wait", "--for=condition=Ready", "node/simulated", "--timeout=30s")
 	p.call(201, "POST", "/system/namespace/", `{"name":"crowd","labels":{"openfaas":"1"},"annotations":{"openfaas":"1"}}`)
-	defer func() {
-		p.k("delete", "functions", "--all", "-n", "crowd", "--timeout=5m")
-		p.k("wait", "--for=delete", "pods", "--all", "-n", "crowd", "--timeout=5m")
-	}()
+	defer p.k("delete", "namespace", "crowd", "--timeout=5m") // all at once, before the simulation ends
 
-	var accepted []time.Duration
-	for i := range many {
+	deploy := func(name string) time.Duration {
 		began := time.Now()
-		p.call(202, "POST", "/system/functions", fmt.Sprintf(`{"service":"f%d","namespace":"crowd","image":%q,"constraints":["type=simulated"],"annotations":{"com.openfaas.profile":"simulated"}}`, i, image))
-		accepted = append(accepted, time.Since(began))
+		p.call(202, "POST", "/system/functions", fmt.Sprintf(`{"service":%q,"namespace":"crowd","image":%q,"constraints":["type=simulated"],"annotations":{"com.openfaas.profile":"simulated"}}`, name, image))
+		return time.Since(began)
 	}
+	available := func(n int) {
+		t.Helper()
+		for deadline := time.Now().Add(5 * time.Minute); ; time.Sleep(time.Second) {
+			var list []struct{ AvailableReplicas int }
+			p.json("/system/functions?namespace=crowd", &list)
+			available := 0
+			for _, f := range list {
+				available += f.AvailableReplicas
+			}
+			if len(list) == n && available == n {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("of %d functions %d are listed and %d available after five minutes", n, len(list), available)
+			}
+		}
+	}
+	const more = 50
 	began := time.Now()
-	deadline := began.Add(5 * time.Minute)
-	for {
-		var list []struct{ AvailableReplicas int }
-		p.json("/system/functions?namespace=crowd", &list)
-		available := 0
-		for _, f := range list {
-			available += f.AvailableReplicas
-		}
-		if len(list) == many && available == many {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("of %d functions %d are listed and %d available after five minutes", many, len(list), available)
-		}
-		time.Sleep(time.Second)
+	for i := range many - more {
+		deploy(fmt.Sprint("f", i))
 	}
-	settled := time.Since(began)
+	available(many - more)
+	filled := time.Since(began)
+	// The others at a pace that leaves the cluster the time to do the work that
+	// each brings, so that accepting is measured and not the scheduler.
+	var accepted []time.Duration
+	for i := range more {
+		accepted = append(accepted, deploy(fmt.Sprint("more", i)))
+		time.Sleep(200 * time.Millisecond)
+	}
+	available(many)
 	var listed []time.Duration
 	for range 20 {
 		began := time.Now()
 		p.call(200, "GET", "/system/functions?namespace=crowd", "")
 		listed = append(listed, time.Since(began))
 	}
-	before := p.usage()
+	// Nobody asks anything; what works now works for nothing.
 	const idle = 30 * time.Second
-	time.Sleep(idle) // nobody asks anything; what works now works for nothing
+	time.Sleep(idle / 2)
+	before := p.usage()
+	time.Sleep(idle)
 	after := p.usage()
 	cpu := func(app string) float64 {
 		return float64(after[app].cpu-before[app].cpu) / float64(idle) * 100
@@ -219,7 +232,7 @@ spec: {tolerations: [{key: simulated, operator: Exists}]}
 		{"CPU of the provider when nothing happens", cpu("provider"), "% of one", 2},
 		{"CPU of a gateway when nothing happens", cpu("gateway"), "% of one", 2},
 	}
-	table := fmt.Sprintf("%d functions in one namespace, with one simulated pod each; all were available %v after the last was deployed.\n\n| what | measured | bound |\n|---|---|---|\n", many, settled.Round(time.Second))
+	table := fmt.Sprintf("%d functions in one namespace, with one simulated pod each. The first %d were deployed one after the other without a pause and were\navailable after %v; %d more, five per second, are those whose acceptance was measured.\n\n| what | measured | bound |\n|---|---|---|\n", many, many-more, filled.Round(time.Second), more)
 	for _, f := range figures {
 		table += fmt.Sprintf("| %s | %.1f %s | %g %s |\n", f.what, f.value, f.unit, f.bound, f.unit)
 		if f.value > f.bound {
