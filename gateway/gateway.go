@@ -143,6 +143,10 @@ func (g *Gateway) Run(ctx context.Context) error {
 	group.Go(func() error { return g.watcher.Run(behind) })
 	group.Go(func() error { return g.table.Run(behind) })
 	group.Go(func() error { return g.serveMetrics(behind) })
+	if g.o.ID != "" {
+		loads := &invoke.LoadReporter{Gateway: g.o.ID, Client: g.watcher.Client, URL: g.o.ProviderURL, Table: g.table, Log: g.o.Log}
+		group.Go(func() error { return loads.Run(behind) })
+	}
 	if g.o.Tokens != nil {
 		group.Go(func() error { return g.o.Tokens.Run(behind) })
 	}
