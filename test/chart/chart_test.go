@@ -184,6 +184,8 @@ func others(s schema) []any {
 		return []any{true, false}
 	case "integer":
 		return []any{7.0}
+	case "number":
+		return []any{0.7}
 	case "string":
 		return []any{"other"}
 	case "duration":

@@ -123,6 +123,18 @@ nats-auth
 {{ .Values.nats.streamReplication | default (ternary 1 .Values.nats.replicas .Values.nats.external.enabled) }}
 {{- end }}
 
+{{/* Where a program sends spans, as its environment. */}}
+{{- define "graphene.tracing.env" -}}
+{{- with .Values.tracing.endpoint -}}
+- name: OTEL_EXPORTER_OTLP_ENDPOINT
+  value: {{ . | quote }}
+- name: OTEL_TRACES_SAMPLER
+  value: parentbased_traceidratio
+- name: OTEL_TRACES_SAMPLER_ARG
+  value: {{ $.Values.tracing.ratio | toString | quote }}
+{{- end }}
+{{- end }}
+
 {{/* Where NATS is and how a program logs in, as its environment. */}}
 {{- define "graphene.nats.env" -}}
 {{- $external := .Values.nats.external -}}
