@@ -459,7 +459,7 @@ func TestNoTokenIsLogged(t *testing.T) {
 		for _, raw := range []string{corp.token(t, nil), corp.token(t, map[string]any{"aud": "x"}), corp.token(t, nil) + "x", join(t, map[string]any{"alg": "none"}, corp.claims(nil), nil)} {
 			_, _ = tokens.Verify(t.Context(), raw)
 			mu.Lock()
-			for _, part := range strings.Split(raw, ".") {
+			for part := range strings.SplitSeq(raw, ".") {
 				if len(part) > 10 && strings.Contains(out.String(), part) {
 					t.Errorf("the log holds %q of a token", part)
 				}

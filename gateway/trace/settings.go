@@ -3,6 +3,7 @@ package trace
 import (
 	"cmp"
 	"net/url"
+	"maps"
 	"os"
 	"strconv"
 	"strings"
@@ -89,9 +90,7 @@ func (c Settings) resource(service, version string) ([]attribute.KeyValue, error
 	if host, err := os.Hostname(); err == nil {
 		about["host.name"] = host
 	}
-	for k, v := range given {
-		about[k] = v
-	}
+	maps.Copy(about, given)
 	if c.TraceService != "" {
 		about["service.name"] = c.TraceService
 	}

@@ -149,14 +149,14 @@ func (s *Span) Inject(h http.Header) {
 	}
 }
 
-// Text, Number and Seconds note something about s. Empty texts are left out.
+// Text notes a text about s. An empty one is left out.
 func (s *Span) Text(key, value string) {
 	if s != nil && value != "" {
 		s.span.SetAttributes(attribute.String(key, value))
 	}
 }
 
-// Number is Text for a number.
+// Number notes a number about s.
 func (s *Span) Number(key string, value int) {
 	if s != nil {
 		s.span.SetAttributes(attribute.Int(key, value))
