@@ -148,21 +148,26 @@ func (c *cluster) pythonTar(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer unlock()
-	file := filepath.Join(filepath.Dir(c.Bin), "python3-bookworm.tar.gz")
+	args := []string{"--quiet", "--variant=essential", "--include=" + strings.Join(pythonPackages, ",")}
+	for _, dir := range []string{"doc", "man", "locale"} {
+		args = append(args, "--dpkgopt=path-exclude=/usr/share/"+dir+"/*")
+	}
+	key := sha256.Sum256([]byte(strings.Join(args, " ")))
+	file := filepath.Join(filepath.Dir(c.Bin), "python3-bookworm-"+hex.EncodeToString(key[:4])+".tar.gz")
 	if exists(file) {
 		return file, nil
 	}
 	fmt.Println("cluster: make the base image of Python functions")
-	// A directory of its own that everyone may enter: mmdebstrap works as root
-	// here, and apt drops its rights.
-	cmd := exec.CommandContext(ctx, "mmdebstrap", "--quiet", "--variant=essential", "--include=python3,ca-certificates",
-		"--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
-		"bookworm", file+".new.tar.gz")
+	cmd := exec.CommandContext(ctx, "mmdebstrap", append(args, "bookworm", file+".new.tar.gz")...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("make the base image of Python functions: %w\n%s", err, tail(out))
 	}
 	return file, os.Rename(file+".new.tar.gz", file)
 }
+
+// pythonPackages are what the base image of Python functions has besides the
+// essentials: the libraries that wheels expect, as in Python's own images.
+var pythonPackages = []string{"python3", "ca-certificates", "libstdc++6"}
 
 // writeImage writes an image of one program as a file that ctr imports and
 // crane pushes.

@@ -92,6 +92,13 @@ if [ -z "$own" ] && [ -z "${RUN:-}" ]; then
 	)
 fi
 
+if [ -z "$own" ] && [ -z "${RUN:-}" ]; then
+	say "hold the provider to the contract of all runtimes"
+	GRAPHENE_TEST_KUBECONFIG=$KUBECONFIG GRAPHENE_TEST_REGISTRY=$REGISTRY go test -count=1 ./provider/kube
+	kubectl delete crd functions.openfaas.com profiles.openfaas.com >/dev/null # the chart has its own
+	kubectl delete namespace openfaas-fn --ignore-not-found >/dev/null
+fi
+
 say "make and push images"
 make -s images PUSH="$REGISTRY/graphene" VERSION="$tag" >"$work/images" 2>&1 || { tail -30 "$work/images"; exit 1; }
 
