@@ -234,7 +234,7 @@ def handle(event, context):
 	eventually(t, "the log says that memory ran out", func() bool {
 		got := p.cli("logs", "glutton", "--tail=false")
 		if onCluster() { // where the kernel ends the worker and says no more
-			return strings.Contains(got, "killed")
+			return strings.Contains(strings.ToLower(got), "killed")
 		}
 		return strings.Contains(got, "memory") && strings.Contains(got, "200")
 	})
