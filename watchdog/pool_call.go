@@ -359,15 +359,15 @@ func (p *pool) answer(ctx context.Context, a *answer, u *upload) (whole bool, er
 	begun := false
 	for {
 		f, more, err := c.next(ctx.Done())
-		switch {
-		case err == nil:
-		case err == errYours:
+		switch err {
+		case nil:
+		case errYours:
 			if p.sendLong(c) && !c.whole {
 				a.closeAfter(true)
 				u.start()
 			}
 			continue
-		case err == errWorkerGone:
+		case errWorkerGone:
 			text := "the function's process ended during the call: " + c.status
 			if c.batch != nil && c.batch.size > 1 {
 				text += fmt.Sprintf("; it was answering %d calls together", c.batch.size)
@@ -376,7 +376,7 @@ func (p *pool) answer(ctx context.Context, a *answer, u *upload) (whole bool, er
 				return true, nil
 			}
 			return true, err
-		case err == errPoolEnded:
+		case errPoolEnded:
 			a.refuse(http.StatusServiceUnavailable, err.Error())
 			return true, nil
 		default:

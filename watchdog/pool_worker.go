@@ -50,7 +50,6 @@ type worker struct {
 	retiring bool   // gets no more calls and ends when the running ones have
 	settled  int64  // bytes resident after the first calls; zero until then
 	outdated bool   // to be replaced as soon as a successor is ready
-	replaced bool   // its successor has been started
 	served   int
 	lastUsed time.Time
 

@@ -2,8 +2,8 @@ package trace
 
 import (
 	"cmp"
-	"net/url"
 	"maps"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
