@@ -26,7 +26,7 @@ func readSource(t *testing.T, path string) source {
 		t.Fatal(err)
 	}
 	var s source
-	for _, document := range bytes.Split(text, []byte("\n---\n")) {
+	for document := range bytes.SplitSeq(text, []byte("\n---\n")) {
 		var kind struct{ Kind string }
 		if err := yaml.Unmarshal(document, &kind); err != nil {
 			t.Fatal(err)

@@ -19,7 +19,7 @@ var groupVersion = schema.GroupVersion{Group: "openfaas.com", Version: "v1"}
 // is the truth about a function in a cluster: everything else is made from it.
 type Function struct {
 	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	metav1.ObjectMeta `json:"metadata,omitzero"`
 
 	Spec   FunctionSpec   `json:"spec"`
 	Status FunctionStatus `json:"status,omitzero"`
@@ -87,7 +87,7 @@ type ProfileRef struct {
 // FunctionList is a list of functions.
 type FunctionList struct {
 	metav1.TypeMeta `json:",inline"`
-	metav1.ListMeta `json:"metadata,omitempty"`
+	metav1.ListMeta `json:"metadata,omitzero"`
 
 	Items []Function `json:"items"`
 }
@@ -96,7 +96,7 @@ type FunctionList struct {
 // annotation com.openfaas.profile.
 type Profile struct {
 	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata,omitempty"`
+	metav1.ObjectMeta `json:"metadata,omitzero"`
 
 	Spec ProfileSpec `json:"spec"`
 }
@@ -122,7 +122,7 @@ type ProfileSpec struct {
 // ProfileList is a list of profiles.
 type ProfileList struct {
 	metav1.TypeMeta `json:",inline"`
-	metav1.ListMeta `json:"metadata,omitempty"`
+	metav1.ListMeta `json:"metadata,omitzero"`
 
 	Items []Profile `json:"items"`
 }
