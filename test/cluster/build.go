@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
@@ -28,15 +29,26 @@ type program struct {
 	ldflags string
 }
 
+// kubernetesVersion is the one that go.mod requires, such as v1.37.2.
+var kubernetesVersion = regexp.MustCompile(`\sk8s\.io/kubernetes (v(\d+)\.(\d+)\.\d+)\n`)
+
 // programs, the one that takes longest first: nine of ten minutes.
-func programs() []program {
-	const kubernetes, minor = "v1.37.2", "37" // as in go.mod
-	stamp := ""
+func programs() ([]program, error) {
+	requirements, err := sources.ReadFile("go.mod")
+	if err != nil {
+		return nil, err
+	}
+	version := kubernetesVersion.FindSubmatch(requirements)
+	if version == nil {
+		return nil, errors.New("go.mod requires no k8s.io/kubernetes")
+	}
+	// Kubernetes says its version and compares it with others'.
+	var stamp strings.Builder
 	for _, p := range []string{"k8s.io/component-base/version", "k8s.io/client-go/pkg/version"} {
-		stamp += fmt.Sprintf(" -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=1 -X %[1]s.gitMinor=%[3]s -X %[1]s.gitTreeState=clean -X %[1]s.buildDate=1970-01-01T00:00:00Z", p, kubernetes, minor)
+		fmt.Fprintf(&stamp, " -X %[1]s.gitVersion=%[2]s -X %[1]s.gitMajor=%[3]s -X %[1]s.gitMinor=%[4]s -X %[1]s.gitTreeState=clean -X %[1]s.buildDate=1970-01-01T00:00:00Z", p, version[1], version[2], version[3])
 	}
 	return []program{
-		{name: "kube", pkg: "./kube", ldflags: stamp},
+		{name: "kube", pkg: "./kube", ldflags: stamp.String()},
 		{name: "coredns", pkg: "./dns"},
 		{name: "helm", pkg: "helm.sh/helm/v4/cmd/helm"},
 		{name: "kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok"},
@@ -44,7 +56,7 @@ func programs() []program {
 		{name: "nats-server", pkg: "github.com/nats-io/nats-server/v2"},
 		{name: "issuer", pkg: "./issuer"},
 		{name: "pause", pkg: "./pause"},
-	}
+	}, nil
 }
 
 // packages are Debian's, each named by a program that it brings.
@@ -66,11 +78,15 @@ func (c *cluster) build(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	source, err := sourceDir(ctx)
-	for _, p := range programs() {
+	all, err := programs()
+	if err != nil {
+		return err
+	}
+	for _, p := range all {
 		if exists(c.bin(p.name)) {
 			continue
 		}
+		source, err := sourceDir()
 		if err != nil {
 			return err
 		}
@@ -107,7 +123,7 @@ func linkKubectl(file string) error {
 }
 
 // sourceDir is the directory of this module.
-func sourceDir(ctx context.Context) (string, error) {
+func sourceDir() (string, error) {
 	_, file, _, ok := runtime.Caller(0)
 	if dir := filepath.Dir(file); ok && exists(filepath.Join(dir, "go.mod")) {
 		return dir, nil

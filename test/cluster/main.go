@@ -56,7 +56,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("unknown command\n" + usage)
+var errUsage = errors.New("unknown command; -h lists them")
 
 func run(ctx context.Context, name string, args []string) error {
 	c, err := newCluster(name)

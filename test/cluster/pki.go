@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -124,10 +125,10 @@ var users = []user{
 // writeUsers writes the API server's list of tokens and everyone's
 // kubeconfig.
 func (c *cluster) writeUsers(server string, ca []byte) error {
-	tokens := ""
+	var tokens strings.Builder
 	for _, u := range users {
 		token := rand.Text()
-		tokens += fmt.Sprintf("%s,%s,%s,%q\n", token, u.name, u.file, u.group)
+		fmt.Fprintf(&tokens, "%s,%s,%s,%q\n", token, u.name, u.file, u.group)
 		if err := writeKubeconfig(c.config(u.file), server, ca, token); err != nil {
 			return err
 		}
@@ -137,7 +138,7 @@ func (c *cluster) writeUsers(server string, ca []byte) error {
 			}
 		}
 	}
-	return os.WriteFile(c.run("tokens.csv"), []byte(tokens), 0o600)
+	return os.WriteFile(c.run("tokens.csv"), []byte(tokens.String()), 0o600)
 }
 
 func writeKubeconfig(file, server string, ca []byte, token string) error {

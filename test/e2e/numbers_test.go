@@ -292,7 +292,7 @@ func TestADeployIsReadyAsSoonAsABareOne(t *testing.T) {
 	p := cluster(t)
 	image := p.image("quick")
 	api := p.api()
-	const rounds = 7
+	const rounds = 5
 	var ours, bare []time.Duration
 	for i := range rounds {
 		name := fmt.Sprint("quick", i)
