@@ -400,6 +400,9 @@ func (c *cluster) keep(ctx context.Context) error {
 	return node.Wait()
 }
 
+// linger is how long a caller may take to leave after the answer has ended.
+const linger = 5 * time.Second
+
 // forward serves connections to l by connections to target in another
 // network, until l is closed.
 func forward(l net.Listener, network *os.File, target string) {
@@ -416,12 +419,21 @@ func forward(l net.Listener, network *os.File, target string) {
 				return
 			}
 			defer to.Close()
+			left := make(chan struct{})
 			go func() {
+				defer close(left)
 				_, _ = io.Copy(to, from) // either side may leave
 				_ = to.(*net.TCPConn).CloseWrite()
+				_, _ = io.Copy(io.Discard, from)
 			}()
 			_, _ = io.Copy(from, to)
 			_ = from.(*net.TCPConn).CloseWrite()
+			// Whoever still sends has to read the answer first: closing now
+			// could take it away from them.
+			select {
+			case <-left:
+			case <-time.After(linger):
+			}
 		}()
 	}
 }
