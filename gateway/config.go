@@ -106,7 +106,7 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (Options, e
 	if c.AuthConfig == "" {
 		who = auth.Open{}
 	}
-	var toProvider http.RoundTripper = http.DefaultTransport.(*http.Transport).Clone()
+	toProvider := providerTransport()
 	if c.BasicAuth {
 		user, password, err := auth.ReadCredentials(c.SecretMountPath)
 		if err != nil {
@@ -162,6 +162,18 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (Options, e
 		AccessLog:       c.AccessLog,
 		Log:             log,
 	}, nil
+}
+
+// providerTransport carries requests to the provider. Its stream has no end,
+// and may have nothing to say for hours: that the provider's machine is gone
+// shows by the connection alone.
+func providerTransport() http.RoundTripper {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.DialContext = (&net.Dialer{
+		Timeout:         3 * time.Second,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3},
+	}).DialContext
+	return t
 }
 
 // queueURL returns where NATS is; "" if there is to be no queue.

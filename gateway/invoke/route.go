@@ -272,6 +272,9 @@ func (r *route) wait(ctx context.Context, mayWait bool, before *grant) (grant, e
 	case limit == 0:
 		limit = v.Settings.ExecTimeout.Std()
 	}
+	if before != nil && limit == 0 {
+		limit = turnedLimit
+	}
 	var expired <-chan time.Time
 	if limit > 0 {
 		left := limit
@@ -371,6 +374,9 @@ func (r *route) release(rep *replica) {
 const (
 	firstFull = 2 * time.Millisecond
 	lastFull  = 64 * time.Millisecond
+	// turnedLimit bounds how long a call goes on trying whose function may
+	// take forever.
+	turnedLimit = time.Minute
 )
 
 // turnedAway keeps requests from a replica for a moment, that had no room for
