@@ -83,6 +83,13 @@ func (p *idp) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// questions is how often the issuer was asked something.
+func (p *idp) questions() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.asked
+}
+
 // do changes the issuer.
 func (p *idp) do(f func(*idp)) {
 	p.mu.Lock()
