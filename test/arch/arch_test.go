@@ -88,6 +88,7 @@ var rules = []rule{
 	{imp(`github\.com/spf13/.*`), by(`cli|cli/command(/.*)?|cli/serve|cli/cmd/.*`), "commands are made in one place"},
 	{imp(`github\.com/jedib0t/.*`), by(`cli/term`), "how things look on a terminal has one home"},
 	{imp(`github\.com/prometheus/.*`), by(`gateway/metrics`), "everyone else counts through a small interface"},
+	{imp(`go\.opentelemetry\.io/.*`), by(`gateway/trace`), "spans are made in one place, so that a program without them has none of their cost"},
 	{imp(`github\.com/gorilla/mux`), by(`gateway|gateway/api|provider`), "route tables live in assemblies"},
 	{imp(module + `/gateway/(api|invoke|auth|metrics|async|autoscale|ui)`), by(`gateway|gateway/cmd/.*|cli/serve|test/.*`), "the parts of the gateway meet in its assembly"},
 	{imp(module + `/provider/(local|kube)`), by(`provider/cmd/.*|cli/serve|cli/cmd/.*|test/.*`), "a runtime is handed to the provider by whoever assembles it"},
