@@ -729,6 +729,20 @@ func (p *pool) writeMetrics(out io.Writer) {
 	fmt.Fprintf(out, "pool_worker_starts_total %d\n", p.starts)
 	writeHelp(out, "pool_worker_deaths_total", "counter", "Workers that ended without being asked to.")
 	fmt.Fprintf(out, "pool_worker_deaths_total %d\n", p.deaths)
+	writeHelp(out, "pool_crashes_in_a_row", "gauge", "Workers that ended in a call since one last answered.")
+	fmt.Fprintf(out, "pool_crashes_in_a_row %d\n", p.crashes)
+	resting := 0
+	if time.Now().Before(p.rest) {
+		resting = 1
+	}
+	writeHelp(out, "pool_resting", "gauge", "1 while no worker is started, because too many ended in a call.")
+	fmt.Fprintf(out, "pool_resting %d\n", resting)
+	unshared := 0
+	if !p.shared {
+		unshared = 1
+	}
+	writeHelp(out, "pool_loads_unshared", "gauge", "1 if each worker loads the function for itself; /_/ready says why.")
+	fmt.Fprintf(out, "pool_loads_unshared %d\n", unshared)
 	writeHelp(out, "pool_worker_replacements_total", "counter", "Workers replaced by a successor, by reason.")
 	for _, reason := range slices.Sorted(maps.Keys(p.recycled)) {
 		fmt.Fprintf(out, "pool_worker_replacements_total{reason=%q} %d\n", reason, p.recycled[reason])

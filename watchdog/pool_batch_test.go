@@ -240,6 +240,12 @@ func TestAFunctionThatAlwaysCrashesSaysSoAndRests(t *testing.T) {
 	if _, body := r.tryReady(); !strings.Contains(body, "workers in a row ended in a call, the last with exit status 3") {
 		t.Errorf("ready says %q", body)
 	}
+	text := r.do("GET", "/_/metrics", "").body
+	for _, want := range []string{"pool_crashes_in_a_row 4\n", "pool_loads_unshared 0\n", "# TYPE pool_resting gauge\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the metrics lack %q", want)
+		}
+	}
 	if got := r.do("GET", "/fine", ""); got.body != "fine" {
 		t.Errorf("got %d %q", got.status, got.body)
 	}
