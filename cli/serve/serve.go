@@ -169,6 +169,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	if created {
 		o.Log.Info("administrator created", "user", user, "password_file", dir.join("auth/basic-auth-password"))
 	}
+	if metrics != nil {
+		o.Log.Info("metrics are served", "address", metrics.Addr())
+	}
 	o.Log.Info("replicas are isolated as far as this machine allows", "isolation", functions.Isolation())
 
 	group, ctx := errgroup.WithContext(ctx)

@@ -66,6 +66,12 @@ func (o *listOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if ns := o.f.Flags.Namespace; len(all) == 0 && ns != "" {
+		// The API lists nothing in a namespace that is not there, as OpenFaaS's does.
+		if there, err := c.Namespaces(ctx); err == nil && !slices.Contains(there, ns) {
+			return command.NotFoundError(fmt.Errorf("there is no namespace %q", ns), "\"graphene namespace list\" shows those there are")
+		}
+	}
 	slices.SortFunc(all, less)
 	if o.quiet && o.output.IsTable() {
 		for _, s := range all {
