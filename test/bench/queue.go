@@ -100,13 +100,18 @@ func benchQueueSynced(out io.Writer, o options, load loadFunc, name string, alwa
 	if err := b.reset(); err != nil {
 		return err
 	}
+	var whole []float64
 	bare, ours = nil, nil
 	for range o.rounds {
-		alone, err := b.drainAlone()
+		alone, err := b.drainAlone(loop{})
 		if err != nil {
 			return fmt.Errorf("drain with nats.go alone: %w", err)
 		}
 		bare = append(bare, alone)
+		if alone, err = b.drainAlone(loop{call: true, store: true}); err != nil {
+			return fmt.Errorf("call and store with nats.go alone: %w", err)
+		}
+		whole = append(whole, alone)
 		rate, err := b.drain()
 		if err != nil {
 			return fmt.Errorf("drain: %w", err)
@@ -118,6 +123,7 @@ func benchQueueSynced(out io.Writer, o options, load loadFunc, name string, alwa
 	if ratio < drainLimit {
 		*missed = append(*missed, fmt.Errorf("draining reaches %.2f of its peer, %s", ratio, name))
 	}
+	fmt.Fprintf(out, "| the same, where nats.go alone also calls the function and stores a result, %s | %.0f | %.0f | %.2f | |\n", name, middle(whole), middle(ours), middle(ours)/middle(whole))
 
 	p50, p99, err := b.latency(middle(ours) / 10)
 	if err != nil {
@@ -139,6 +145,7 @@ func middle(all []float64) float64 {
 // function, called echo, that answers at a Unix socket.
 type broker struct {
 	dir    string
+	socket string // of the function
 	server *natsd.Server
 	nc     *nats.Conn
 	js     jetstream.JetStream
@@ -186,10 +193,14 @@ func (b *broker) open(ctx context.Context, always bool) (err error) {
 	if _, err = b.js.CreateStream(ctx, jetstream.StreamConfig{Name: "BARE", Subjects: []string{"bare"}, Retention: jetstream.WorkQueuePolicy}); err != nil {
 		return err
 	}
+	if _, err = b.js.CreateStream(ctx, jetstream.StreamConfig{Name: "STORED", Subjects: []string{"stored"}, MaxMsgs: 200_000}); err != nil {
+		return err
+	}
 	if b.queue, err = async.Open(ctx, b.nc, async.Options{MaxBacklog: 10_000_000, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))}); err != nil {
 		return err
 	}
-	functions, err := net.Listen("unix", filepath.Join(b.dir, "s"))
+	b.socket = filepath.Join(b.dir, "s")
+	functions, err := net.Listen("unix", b.socket)
 	if err != nil {
 		return err
 	}
@@ -262,37 +273,6 @@ func (b *broker) reset() error {
 	return nil
 }
 
-// drainAlone returns how many messages a second a loop of nats.go consumes and
-// acknowledges.
-func (b *broker) drainAlone() (float64, error) {
-	ctx := context.Background()
-	for range drainCalls {
-		if _, err := b.js.PublishAsync("bare", nil, jetstream.WithStallWait(time.Minute)); err != nil {
-			return 0, err
-		}
-	}
-	<-b.js.PublishAsyncComplete()
-	consumer, err := b.js.CreateConsumer(ctx, "BARE", jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MemoryStorage: true, MaxAckPending: 4096})
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = b.js.DeleteConsumer(ctx, "BARE", consumer.CachedInfo().Name) }()
-	start := time.Now()
-	left := make(chan struct{}, drainCalls)
-	consuming, err := consumer.Consume(func(m jetstream.Msg) {
-		_ = m.Ack()
-		left <- struct{}{}
-	})
-	if err != nil {
-		return 0, err
-	}
-	defer consuming.Stop()
-	for range drainCalls {
-		<-left
-	}
-	return drainCalls / time.Since(start).Seconds(), nil
-}
-
 // fill puts n calls into the queue.
 func (b *broker) fill(n int) error {
 	var submitting sync.WaitGroup
@@ -342,20 +322,19 @@ func (b *broker) drain() (float64, error) {
 	if err := b.fill(drainCalls); err != nil {
 		return 0, err
 	}
-	ctx := context.Background()
-	start := time.Now()
-	stop := b.work()
-	defer stop()
-	for {
-		backlog, err := b.queue.Backlog(ctx)
-		if err != nil {
-			return 0, err
+	var stop func()
+	rate, err := paced(drainCalls/acceptors*acceptors, func() error {
+		stop = b.work()
+		for {
+			backlog, err := b.queue.Backlog(context.Background())
+			if err != nil || len(backlog) == 0 {
+				return err
+			}
+			time.Sleep(5 * time.Millisecond)
 		}
-		if len(backlog) == 0 {
-			return float64(drainCalls/acceptors*acceptors) / time.Since(start).Seconds(), nil
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	})
+	stop()
+	return rate, err
 }
 
 // latency submits calls at a rate, at random moments, and returns how long
