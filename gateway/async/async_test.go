@@ -884,6 +884,70 @@ func TestABatchGivesOneOrderedResult(t *testing.T) {
 	})
 }
 
+func TestTheCallsOfABatchCanBeAskedForOneByOne(t *testing.T) {
+	var healthy atomic.Bool
+	r := newRig(t, func(w http.ResponseWriter, req *http.Request) {
+		body, _ := io.ReadAll(req.Body)
+		if string(body) == "1" && !healthy.Load() {
+			w.WriteHeader(500)
+			return
+		}
+		fmt.Fprintf(w, `{"got":%s}`, body)
+	})
+	a := r.do("POST", BatchesPath+"fn", "0\n1\n2\n", "Content-Type", "application/x-ndjson")
+	if a.status != 202 {
+		t.Fatalf("%d %s", a.status, a.body)
+	}
+	id := a.header.Get("X-Batch-Id")
+	call := func(index int) (c Call) {
+		t.Helper()
+		a := r.do("GET", CallsPath+itemID(id, index), "")
+		if a.status != 200 {
+			t.Fatalf("call %d: %d %s", index, a.status, a.body)
+		}
+		if err := json.Unmarshal([]byte(a.body), &c); err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	if c := call(2); c.State != Queued || c.Batch != id || c.Function != "fn.openfaas-fn" {
+		t.Errorf("before it runs: %+v", c)
+	}
+	if a := r.do("GET", CallsPath+itemID(id, 3), ""); a.status != 404 {
+		t.Errorf("a call that the batch does not have: %d %s", a.status, a.body)
+	}
+	if a := r.do("DELETE", CallsPath+itemID(id, 2), ""); a.status != 202 {
+		t.Errorf("cancel: %d %s", a.status, a.body)
+	}
+	r.work()
+	eventually(t, "the batch ends", func() bool {
+		b, err := r.Batch(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.Ended() && b.Done == 1 && b.Failed == 1 && b.Cancelled == 1
+	})
+	for index, want := range []State{Done, Failed, Cancelled} {
+		if c := call(index); c.State != want {
+			t.Errorf("call %d is %s, want %s", index, c.State, want)
+		}
+	}
+	if a := r.do("GET", CallsPath+itemID(id, 0)+"/result", ""); a.status != 200 || a.body != `{"got":0}` {
+		t.Errorf("result: %d %s", a.status, a.body)
+	}
+	healthy.Store(true)
+	if a := r.do("POST", "/system/calls/"+itemID(id, 1)+"/retry", ""); a.status != 202 {
+		t.Errorf("retry: %d %s", a.status, a.body)
+	}
+	eventually(t, "the batch's failure is mended", func() bool {
+		b, err := r.Batch(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b.Done == 2 && b.Failed == 0
+	})
+}
+
 func TestABatchOfRowsIsOneOfObjects(t *testing.T) {
 	next, err := documents("text/csv; charset=utf-8", strings.NewReader("name,\"a \"\"b\"\"\"\nx,1\n\"y, z\",\n"))
 	if err != nil {

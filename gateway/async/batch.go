@@ -420,27 +420,23 @@ func (q *Queue) place(ctx context.Context, b *Batch, index int) (uint64, error) 
 }
 
 // itemMessage returns the place in the calls stream of an item of a batch that
-// waits; 0 if it is not there. It reads the headers of the function's calls
-// since the batch began.
+// waits; 0 if it is not there. It reads the function's waiting calls one by
+// one, as a work queue has no other readers than its workers.
 func (q *Queue) itemMessage(ctx context.Context, c *Call) (uint64, error) {
-	b, err := q.batch(ctx, c.Batch)
-	if err != nil {
-		return 0, err
+	filter := jetstream.WithGetMsgSubject(callsSubject + subject(c.Queue, c.Ref()))
+	for seq := uint64(1); ; seq++ {
+		m, err := q.calls.GetMsg(ctx, seq, filter)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return 0, nil
+		}
+		if err != nil {
+			return 0, unavailable(fmt.Errorf("find call %s: %w", c.ID, err))
+		}
+		if m.Header.Get(headerCall) == c.ID {
+			return m.Sequence, nil
+		}
+		seq = m.Sequence
 	}
-	var place uint64
-	err = q.scan(ctx, callsStream, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{callsSubject + subject(b.Queue, c.Ref())}, HeadersOnly: true,
-		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &b.Submitted,
-	}, func(m jetstream.Msg) bool {
-		if m.Headers().Get(headerCall) != c.ID {
-			return true
-		}
-		if meta, err := m.Metadata(); err == nil {
-			place = meta.Sequence.Stream
-		}
-		return false
-	})
-	return place, err
 }
 
 // A BatchResult is one line of a batch's result.
