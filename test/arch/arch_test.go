@@ -138,6 +138,17 @@ func TestSmallPackagesStaySmall(t *testing.T) {
 	}
 }
 
+func TestOnlyTheProviderOfAClusterLinksKubernetes(t *testing.T) {
+	for _, name := range []string{"cli/cmd/graphene", "gateway/cmd/gateway", "gateway/cmd/queue-worker", "watchdog/cmd/fwatchdog"} {
+		for _, d := range packages(t, "./"+name)[0].Deps {
+			if strings.HasPrefix(d, "k8s.io/") {
+				t.Errorf("%s links %s: it has no business with a cluster, and would grow by tens of megabytes", name, d)
+				break
+			}
+		}
+	}
+}
+
 func TestEveryPackageSaysWhatItIsFor(t *testing.T) {
 	for _, p := range packages(t, "./...") {
 		if len(p.GoFiles) == 0 {
