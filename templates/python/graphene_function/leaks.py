@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .loading import Function
 
 _ROUNDS = 4
+_BATCH = 8  # calls that a handler of batches gets at once
 _FRAMES = 16  # of each allocation; deeper callers are not known
 
 # Below these a growth is not told: measuring is not exact, above all where
@@ -132,6 +133,7 @@ class _Measure:
         self._directory = os.path.join(os.path.abspath(directory), "")
         self._bodies = bodies
         self._number = 0
+        self._batched = False  # the last of them were a batch
         self._loop = asyncio.new_event_loop()
         self.failed = 0
         self.statuses: collections.Counter[str] = collections.Counter()
@@ -199,25 +201,43 @@ class _Measure:
         )
 
     def _calls(self, number: int) -> None:
-        for _ in range(number):
-            self._number += 1
-            self._call(self._bodies[self._number % len(self._bodies)])
+        while number > 0:
+            # A handler that takes batches gets a call alone and a batch by turns.
+            batched = self._function.has_batch and not self._batched
+            size = min(number, _BATCH) if batched else 1
+            self._call([self._bodies[n % len(self._bodies)] for n in range(self._number + 1, self._number + size + 1)])
+            self._batched = size > 1
+            self._number += size
+            number -= size
 
-    def _call(self, body: bytes) -> None:
-        event = Event(body, [("Content-Length", str(len(body)))], "POST")
+    def _call(self, bodies: Sequence[bytes]) -> None:
+        events = [Event(body, [("Content-Length", str(len(body)))], "POST") for body in bodies]
+        context = Context(f"call-{self._number + 1}")
         try:
-            value = self._function.call(event, Context(f"call-{self._number}"))
-            if hasattr(value, "__await__"):
-                value = self._loop.run_until_complete(value)
-            response = self._function.respond(value)
-            self._consume(response.body)
-            status = str(response.status)
+            if len(events) > 1:
+                values = self._function.call_batch(events, context)
+            else:
+                values = [self._function.call(events[0], context)]
         except KeyboardInterrupt:
             raise
         except BaseException as err:  # also SystemExit, which ends no worker either
-            self._note_failure(err)
-        else:
-            self.statuses[status] += 1
+            self._note_failure(err, len(events))
+            return
+        for value in values:
+            try:
+                if isinstance(value, BaseException):
+                    raise value
+                if hasattr(value, "__await__"):
+                    value = self._loop.run_until_complete(value)
+                response = self._function.respond(value)
+                self._consume(response.body)
+                status = str(response.status)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as err:
+                self._note_failure(err, 1)
+            else:
+                self.statuses[status] += 1
 
     def _consume(self, body: Any) -> None:
         if isinstance(body, bytes):
@@ -233,8 +253,8 @@ class _Measure:
 
         self._loop.run_until_complete(rest())
 
-    def _note_failure(self, err: BaseException) -> None:
-        self.failed += 1
+    def _note_failure(self, err: BaseException, calls: int) -> None:
+        self.failed += calls
         if not self.error:
             self.error = "".join(traceback.format_exception(type(err), err, err.__traceback__))
 

@@ -78,6 +78,21 @@ class MeasureTest(HandlerTestCase):
                 self.assertTrue(report.leaks)
                 self.assertGreater(report.lines[0].bytes_per_call, 1000)
 
+    def test_what_a_batch_leaves_behind_is_told_by_its_line(self):
+        report = self.measure(
+            "seen = []\n"
+            "def handle(event, context): return 'alone'\n"
+            "def handle_batch(events, context):\n"
+            "    seen.append([bytes(1000) for _ in events])\n"
+            "    return ['one of many'] * (len(events) - 1) + [ValueError('the last')]\n",
+            calls=72,
+            warmup=18,
+        )
+        self.assertTrue(report.leaks)
+        self.assertEqual((report.lines[0].file, report.lines[0].line), ("handler.py", 4))
+        self.assertEqual((sum(report.statuses.values()), report.failed), (144, 18))  # one of nine calls fails, and all is measured twice
+        self.assertIn("ValueError: the last", report.error)
+
     def test_open_files_are_counted(self):
         report = self.measure("import os\nkept = []\ndef handle(event, context): kept.append(open(os.devnull))")
         [files] = [count for count in report.counts if count.what == "open files"]
