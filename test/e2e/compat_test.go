@@ -395,7 +395,7 @@ func testNamespaces(p *platform) {
 	if a := p.call(200, "GET", "/function/echo.lab", ""); !strings.HasPrefix(a.body, "lab ") {
 		p.t.Errorf("answer %q", a.body)
 	}
-	p.call(404, "GET", "/function/echo", "")
+	p.gone("/function/echo")
 	p.call(404, "GET", "/system/function/echo", "")
 	p.call(200, "GET", "/system/function/echo?namespace=lab", "")
 	p.call(202, "POST", "/system/secrets", `{"name":"here","namespace":"lab","value":"x"}`)

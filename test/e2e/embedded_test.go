@@ -149,7 +149,7 @@ func TestAGoFunctionFromNothingToNothing(t *testing.T) {
 	}
 
 	p.cli("remove", "echo")
-	p.call(404, "GET", "/function/echo", "")
+	p.gone("/function/echo")
 }
 
 func TestEveryPythonContractAnswers(t *testing.T) {

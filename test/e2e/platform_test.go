@@ -336,6 +336,16 @@ func (p *platform) call(status int, method, path, body string, header ...string)
 	return a
 }
 
+// gone waits until nothing answers at path: the gateways of a cluster learn an
+// instant after it that a function was removed.
+func (p *platform) gone(path string) {
+	p.t.Helper()
+	eventually(p.t, path+" is gone", func() bool {
+		a, err := p.do("GET", path, "")
+		return err == nil && a.status == http.StatusNotFound
+	})
+}
+
 // eventually waits until ok returns true.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()

@@ -20,7 +20,7 @@ func TestTheTwoLinesOfEveryTutorialWork(t *testing.T) {
 		t.Errorf("invoke: exit %d, %q\n%s", code, stdout, stderr)
 	}
 	p.cli("remove", "-f", "python3-fn.yml")
-	p.call(404, "POST", "/function/python3-fn", "")
+	p.gone("/function/python3-fn")
 }
 
 func TestEveryTemplateWorksAsItComes(t *testing.T) {
@@ -172,12 +172,12 @@ functions:
 		t.Errorf("one is %+v", got)
 	}
 	p.cli("remove", "--gateway", p.url, "--filter", "t*")
-	p.call(404, "GET", "/function/two", "")
+	p.gone("/function/two")
 	p.call(200, "GET", "/function/one", "")
 	if _, stderr, code := p.try("", "remove", "--gateway", p.url); code != 3 || !strings.Contains(stderr, "two") {
 		t.Errorf("remove of one that is there and one that is not: exit %d, want 3\n%s", code, stderr)
 	}
-	p.call(404, "GET", "/function/one", "")
+	p.gone("/function/one")
 }
 
 func TestWatchDeploysWhatChanges(t *testing.T) {
