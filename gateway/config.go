@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -18,6 +17,7 @@ import (
 	"github.com/graphene-faas/graphene/gateway/auth"
 	"github.com/graphene-faas/graphene/gateway/metrics"
 	"github.com/graphene-faas/graphene/gateway/trace"
+	"github.com/graphene-faas/graphene/internal/conf"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 )
@@ -65,21 +65,8 @@ type Config struct {
 
 	trace.Settings
 
-	AccessLog bool       `env:"access_log" envDefault:"false" doc:"log every call of a function too; the management API is always logged"`
-	LogLevel  slog.Level `env:"log_level" envDefault:"info" doc:"debug, info, warn or error"`
-	LogFormat string     `env:"log_format" envDefault:"json" doc:"json or text"`
-}
-
-// Logger returns the logger that c asks for.
-func (c Config) Logger(w io.Writer) (*slog.Logger, error) {
-	options := &slog.HandlerOptions{Level: c.LogLevel}
-	switch c.LogFormat {
-	case "json":
-		return slog.New(slog.NewJSONHandler(w, options)), nil
-	case "text":
-		return slog.New(slog.NewTextHandler(w, options)), nil
-	}
-	return nil, fault.Invalid.Errorf("log_format is %q, want json or text", c.LogFormat)
+	AccessLog bool `env:"access_log" envDefault:"false" doc:"log every call of a function too; the management API is always logged"`
+	conf.Log
 }
 
 // Options opens what c names: listeners, credentials, the way to the provider.

@@ -7,8 +7,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -33,32 +31,13 @@ func main() { os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) }
 
 // run is the program, and returns its exit status.
 func run(args, environ []string, stdout, stderr io.Writer) int {
-	flags := flag.NewFlagSet("gateway", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.Usage = func() {
-		for _, f := range conf.Fields[gateway.Config]() {
-			fmt.Fprintf(stderr, "%-26s %s (default %q)\n", f.Env, f.Doc, f.Default)
-		}
-	}
-	showVersion := flags.Bool("version", false, "print the version and exit")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return 0
-	} else if err != nil {
-		return 2
-	}
-	if *showVersion {
-		fmt.Fprintln(stdout, "gateway", version, cmp.Or(commit, "unknown"))
-		return 0
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	// The first signal asks; with the second the process ends as it would have.
-	context.AfterFunc(ctx, stop)
-	if err := serve(ctx, environ, stderr); err != nil {
-		fmt.Fprintln(stderr, "gateway:", err)
-		return 1
-	}
-	return 0
+	return conf.Main[gateway.Config](conf.Program{Name: "gateway", Version: version, Commit: commit}, args, stdout, stderr, func() error {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		// The first signal asks; with the second the process ends as it would have.
+		context.AfterFunc(ctx, stop)
+		return serve(ctx, environ, stderr)
+	})
 }
 
 func serve(ctx context.Context, environ []string, stderr io.Writer) error {

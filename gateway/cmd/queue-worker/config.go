@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -17,6 +16,7 @@ import (
 	"github.com/graphene-faas/graphene/gateway/auth"
 	"github.com/graphene-faas/graphene/gateway/invoke"
 	"github.com/graphene-faas/graphene/gateway/trace"
+	"github.com/graphene-faas/graphene/internal/conf"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 )
@@ -48,13 +48,7 @@ type config struct {
 	MetricsListen string            `env:"metrics_listen" envDefault:":8082" doc:"address of /metrics, /healthz and /ready; none serves none"`
 	trace.Settings
 
-	Debug     bool       `env:"debug" envDefault:"false" doc:"log more: the same as log_level=debug"`
-	LogLevel  slog.Level `env:"log_level" envDefault:"info" doc:"debug, info, warn or error"`
-	LogFormat string     `env:"log_format" envDefault:"json" doc:"json or text"`
-}
-
-func errLogFormat(got string) error {
-	return fault.Invalid.Errorf("log_format is %q, want json or text", got)
+	conf.Log
 }
 
 // natsURL returns where NATS is.

@@ -7,10 +7,8 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -27,37 +25,32 @@ import (
 	"github.com/graphene-faas/graphene/internal/web"
 )
 
-// version is that of the release; the linker sets it.
-var version = "dev"
+// Set by the linker.
+var (
+	version = "dev"
+	commit  = ""
+)
 
-func main() {
-	show := flag.Bool("version", false, "print the version and exit")
-	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "queue-worker takes its settings from the environment:")
-		for _, f := range conf.Fields[config]() {
-			fmt.Fprintf(flag.CommandLine.Output(), "  %-26s %s (default %q)\n", f.Env, f.Doc, f.Default)
-		}
-	}
-	flag.Parse()
-	if *show {
-		fmt.Println("queue-worker", version)
-		return
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, os.Environ(), os.Stderr); err != nil {
-		fmt.Fprintln(os.Stderr, "queue-worker:", err)
-		os.Exit(1)
-	}
+func main() { os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) }
+
+// run is the program, and returns its exit status.
+func run(args, environ []string, stdout, stderr io.Writer) int {
+	return conf.Main[config](conf.Program{Name: "queue-worker", Version: version, Commit: commit}, args, stdout, stderr, func() error {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		// The first signal asks; with the second the process ends as it would have.
+		context.AfterFunc(ctx, stop)
+		return serve(ctx, environ, stderr)
+	})
 }
 
-// run works until ctx ends and the calls that run then are done.
-func run(ctx context.Context, environ []string, logs io.Writer) error {
+// serve works until ctx ends and the calls that run then are done.
+func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 	c, err := conf.Read[config](environ)
 	if err != nil {
 		return err
 	}
-	log, err := c.logger(logs)
+	log, err := c.Logger(stderr)
 	if err != nil {
 		return err
 	}
@@ -108,22 +101,6 @@ func run(ctx context.Context, environ []string, logs io.Writer) error {
 		err = errors.Join(err, <-ended)
 	}
 	return err
-}
-
-// logger returns the log that c asks for.
-func (c config) logger(w io.Writer) (*slog.Logger, error) {
-	level := c.LogLevel
-	if c.Debug {
-		level = slog.LevelDebug
-	}
-	options := &slog.HandlerOptions{Level: level}
-	switch c.LogFormat {
-	case "json":
-		return slog.New(slog.NewJSONHandler(w, options)), nil
-	case "text":
-		return slog.New(slog.NewTextHandler(w, options)), nil
-	}
-	return nil, errLogFormat(c.LogFormat)
 }
 
 // routes answers Prometheus, and whoever asks whether the worker is well. A

@@ -13,6 +13,7 @@ import (
 
 	"github.com/openfaas/faas-provider/auth"
 
+	"github.com/graphene-faas/graphene/internal/conf"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/provider/kube"
@@ -38,9 +39,7 @@ type config struct {
 	WriteTimeout      function.Duration `env:"write_timeout" envDefault:"60s" doc:"longest time an answer may take; streams are exempt"`
 	DrainTimeout      function.Duration `env:"drain_timeout" envDefault:"25s" doc:"longest time requests in flight may take after SIGTERM"`
 	Kubeconfig        string            `env:"KUBECONFIG" doc:"file that says where the Kubernetes API is; not needed in a pod"`
-	Debug             bool              `env:"debug" envDefault:"false" doc:"log more: the same as log_level=debug"`
-	LogLevel          slog.Level        `env:"log_level" envDefault:"info" doc:"debug, info, warn or error"`
-	LogFormat         string            `env:"log_format" envDefault:"json" doc:"json or text"`
+	conf.Log
 }
 
 // check reports everything that is wrong with c by itself.
@@ -53,7 +52,9 @@ func (c config) check() error {
 	}
 	oneOf("endpoints", c.Endpoints, "pods", "service")
 	oneOf("image_pull_policy", c.ImagePullPolicy, "Always", "IfNotPresent", "Never")
-	oneOf("log_format", c.LogFormat, "json", "text")
+	if _, err := c.Logger(io.Discard); err != nil {
+		problems = append(problems, err.Error())
+	}
 	if c.Workers < 1 {
 		problems = append(problems, fmt.Sprintf("reconcile_workers is \"%d\": want a whole number, 1 or more", c.Workers))
 	}
@@ -76,17 +77,6 @@ func (c config) namespaces() []string {
 		}
 	}
 	return all
-}
-
-func (c config) logger(to io.Writer) *slog.Logger {
-	o := &slog.HandlerOptions{Level: c.LogLevel}
-	if c.Debug {
-		o.Level = slog.LevelDebug
-	}
-	if c.LogFormat == "text" {
-		return slog.New(slog.NewTextHandler(to, o))
-	}
-	return slog.New(slog.NewJSONHandler(to, o))
 }
 
 // options returns those of the runtime.

@@ -7,8 +7,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -38,32 +36,13 @@ func main() { os.Exit(run(os.Args[1:], os.Environ(), os.Stdout, os.Stderr)) }
 
 // run is the program, and returns its exit status.
 func run(args, environ []string, stdout, stderr io.Writer) int {
-	flags := flag.NewFlagSet("provider", flag.ContinueOnError)
-	flags.SetOutput(stderr)
-	flags.Usage = func() {
-		for _, f := range conf.Fields[config]() {
-			fmt.Fprintf(stderr, "%-26s %s (default %q)\n", f.Env, f.Doc, f.Default)
-		}
-	}
-	showVersion := flags.Bool("version", false, "print the version and exit")
-	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-		return 0
-	} else if err != nil {
-		return 2
-	}
-	if *showVersion {
-		fmt.Fprintln(stdout, "provider", version, cmp.Or(commit, "unknown"))
-		return 0
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	// The first signal asks; with the second the process ends as it would have.
-	context.AfterFunc(ctx, stop)
-	if err := serve(ctx, environ, stderr); err != nil {
-		fmt.Fprintln(stderr, "provider:", err)
-		return 1
-	}
-	return 0
+	return conf.Main[config](conf.Program{Name: "provider", Version: version, Commit: commit}, args, stdout, stderr, func() error {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		// The first signal asks; with the second the process ends as it would have.
+		context.AfterFunc(ctx, stop)
+		return serve(ctx, environ, stderr)
+	})
 }
 
 func serve(ctx context.Context, environ []string, stderr io.Writer) error {
@@ -74,7 +53,10 @@ func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	log := c.logger(stderr)
+	log, err := c.Logger(stderr)
+	if err != nil {
+		return err
+	}
 	klog.SetSlogLogger(log) // what the Kubernetes client has to say
 	host, err := os.Hostname()
 	if err != nil {
