@@ -8,20 +8,8 @@ import (
 	"github.com/graphene-faas/graphene/internal/web"
 )
 
-// A loadReport is what a gateway says about its calls in flight. Functions
-// without any are left out.
-type loadReport struct {
-	Gateway   string         `json:"gateway"`
-	Functions []functionLoad `json:"functions"`
-}
-
-type functionLoad struct {
-	function.Ref
-	Replicas map[string]int `json:"replicas"` // calls in flight, by the replica's ID
-}
-
 func (s *Server) reportLoad(w http.ResponseWriter, r *http.Request) error {
-	var report loadReport
+	var report function.LoadReport
 	if err := web.Decode(w, r, s.MaxBody, &report); err != nil {
 		return err
 	}

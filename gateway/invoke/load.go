@@ -41,23 +41,11 @@ const (
 	loadUnwanted = 5 * time.Minute
 )
 
-// A loadReport is what goes to the provider. Functions without requests in
-// flight are left out.
-type loadReport struct {
-	Gateway   string         `json:"gateway"`
-	Functions []functionLoad `json:"functions"`
-}
-
-type functionLoad struct {
-	function.Ref
-	Replicas map[string]int `json:"replicas"` // requests in flight, by the replica's ID
-}
-
 // Run reports changes until ctx ends, and returns nil then.
 func (l *LoadReporter) Run(ctx context.Context) error {
 	tick := time.NewTicker(loadPause)
 	defer tick.Stop()
-	last := []functionLoad{} // as the provider knows it
+	last := []function.Load{} // as the provider knows it
 	var sent, unwanted time.Time
 	for {
 		select {
@@ -70,7 +58,7 @@ func (l *LoadReporter) Run(ctx context.Context) error {
 		if fresh || now.Before(unwanted) {
 			continue
 		}
-		status, err := l.send(ctx, loadReport{Gateway: l.Gateway, Functions: load})
+		status, err := l.send(ctx, function.LoadReport{Gateway: l.Gateway, Functions: load})
 		switch {
 		case err != nil:
 			l.Log.Debug("the provider does not take the report of load", "err", err)
@@ -84,7 +72,7 @@ func (l *LoadReporter) Run(ctx context.Context) error {
 	}
 }
 
-func (l *LoadReporter) send(ctx context.Context, report loadReport) (status int, err error) {
+func (l *LoadReporter) send(ctx context.Context, report function.LoadReport) (status int, err error) {
 	text, err := json.Marshal(report)
 	if err != nil {
 		return 0, err // unreachable: it consists of texts and numbers
@@ -107,13 +95,13 @@ func (l *LoadReporter) send(ctx context.Context, report loadReport) (status int,
 
 // load returns how many requests each replica is answering, of the functions
 // that answer any, in the order of their names.
-func (t *Table) load() []functionLoad {
-	all := []functionLoad{}
+func (t *Table) load() []function.Load {
+	all := []function.Load{}
 	for r := range t.all() {
 		if r.inflight.Load() == 0 {
 			continue
 		}
-		f := functionLoad{Ref: r.ref, Replicas: map[string]int{}}
+		f := function.Load{Ref: r.ref, Replicas: map[string]int{}}
 		r.mu.Lock()
 		for _, rep := range r.replicas {
 			if n := rep.inflight.Load(); n > 0 {
@@ -125,7 +113,7 @@ func (t *Table) load() []functionLoad {
 			all = append(all, f)
 		}
 	}
-	slices.SortFunc(all, func(a, b functionLoad) int {
+	slices.SortFunc(all, func(a, b function.Load) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
 	return all
