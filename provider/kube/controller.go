@@ -129,15 +129,15 @@ func (c *controller) next(ctx context.Context) bool {
 }
 
 // reconcile brings one function nearer to what it should be. An error means
-// that it should be tried again later; those of kind fault.Invalid are for
-// the author of the Function and are part of its status.
+// that it should be tried again later; what the Function's author, or whoever
+// gave the quota and the rights, can do something about is part of its status.
 func (c *controller) reconcile(ctx context.Context, ref function.Ref) error {
 	s, err := c.seen.look(ref)
 	if err != nil {
 		return nil // what it owned is removed by the cluster's garbage collector
 	}
 	applied, profiles, problem := c.apply(ctx, s)
-	if problem != nil && !errors.Is(problem, fault.Invalid) {
+	if problem != nil && !errors.Is(problem, fault.Invalid) && !errors.Is(problem, fault.Denied) {
 		return problem
 	}
 	// Applying may have changed what is known.

@@ -326,6 +326,24 @@ func TestAQuotaThatRefusesPodsIsTold(t *testing.T) {
 	p.call(200, "POST", "/function/poor", "x")
 }
 
+func TestAQuotaThatRefusesTheDeploymentIsTold(t *testing.T) {
+	p := cluster(t)
+	image := p.image("refused")
+	p.apply("apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: few, namespace: openfaas-fn}\nspec: {hard: {count/deployments.apps: \"0\"}}\n")
+	defer p.k("delete", "resourcequota/few", "-n", functionNamespace)
+	eventually(t, "the quota holds", func() bool {
+		return p.k("get", "resourcequota/few", "-n", functionNamespace, "-o", `jsonpath={.status.hard.count/deployments\.apps}`) == "0"
+	})
+	p.apply("apiVersion: openfaas.com/v1\nkind: Function\nmetadata: {name: refused, namespace: openfaas-fn}\nspec: {name: refused, image: " + image + "}\n")
+	defer p.k("delete", "function/refused", "-n", functionNamespace)
+	eventually(t, "the function says why it is not there", func() bool {
+		message := p.k("get", "function/refused", "-n", functionNamespace, "-o", `jsonpath={.status.conditions[?(@.type=="Stalled")].message}`)
+		return strings.Contains(message, "exceeded quota: few")
+	})
+	p.apply("apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: few, namespace: openfaas-fn}\nspec: {hard: {count/deployments.apps: \"5\"}}\n")
+	p.k("wait", "--for=condition=Ready", "function/refused", "-n", functionNamespace, "--timeout=90s")
+}
+
 func TestEvictionsDropNoRequest(t *testing.T) {
 	p := cluster(t)
 	p.goFunction("echo", "one")
