@@ -309,6 +309,7 @@ func (p *pool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.settle(c)
 	}
 	if err != nil {
+		a.Flush()                   // what was said before that
 		panic(http.ErrAbortHandler) // the only way to say that the answer is not whole
 	}
 }

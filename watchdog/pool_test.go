@@ -545,9 +545,11 @@ func TestABodyNobodyReadsHoldsNothingUp(t *testing.T) {
 
 func TestAnAnswerThatBreaksOffIsNotWhole(t *testing.T) {
 	r := start(t, pool(t, "def handle(event, context):\n    yield 'half'\n    raise ValueError('oops')")).up()
-	got, err := r.try("GET", "/", "")
-	if err == nil {
-		t.Errorf("got %d %q as if it were whole", got.status, got.body)
+	for range 100 { // what was said before goes out, however closely the failure follows
+		got, err := r.try("GET", "/", "")
+		if err == nil || got.status != 200 || got.body != "half" {
+			t.Fatalf("got %d %q, %v: want half an answer", got.status, got.body, err)
+		}
 	}
 	r.awaitOutput("ValueError: oops")
 }
