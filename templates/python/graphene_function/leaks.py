@@ -203,41 +203,53 @@ class _Measure:
     def _calls(self, number: int) -> None:
         while number > 0:
             # A handler that takes batches gets a call alone and a batch by turns.
-            batched = self._function.has_batch and not self._batched
-            size = min(number, _BATCH) if batched else 1
-            self._call([self._bodies[n % len(self._bodies)] for n in range(self._number + 1, self._number + size + 1)])
-            self._batched = size > 1
+            self._batched = self._function.has_batch and not self._batched and number > 1
+            size = min(number, _BATCH) if self._batched else 1
+            if self._batched:
+                self._call_batch(size)
+            else:
+                self._call()
             self._number += size
             number -= size
 
-    def _call(self, bodies: Sequence[bytes]) -> None:
-        events = [Event(body, [("Content-Length", str(len(body)))], "POST") for body in bodies]
-        context = Context(f"call-{self._number + 1}")
+    def _event(self, number: int) -> Event:
+        body = self._bodies[number % len(self._bodies)]
+        return Event(body, [("Content-Length", str(len(body)))], "POST")
+
+    def _call(self) -> None:
+        event = self._event(self._number + 1)
         try:
-            if len(events) > 1:
-                values = self._function.call_batch(events, context)
-            else:
-                values = [self._function.call(events[0], context)]
+            self._answered(self._function.call(event, Context(f"call-{self._number + 1}")))
         except KeyboardInterrupt:
             raise
         except BaseException as err:  # also SystemExit, which ends no worker either
-            self._note_failure(err, len(events))
+            self._note_failure(err, 1)
+
+    def _call_batch(self, size: int) -> None:
+        events = [self._event(self._number + 1 + n) for n in range(size)]
+        try:
+            answers = self._function.call_batch(events, Context(f"call-{self._number + 1}"))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as err:
+            self._note_failure(err, size)
             return
-        for value in values:
+        for answer in answers:
             try:
-                if isinstance(value, BaseException):
-                    raise value
-                if hasattr(value, "__await__"):
-                    value = self._loop.run_until_complete(value)
-                response = self._function.respond(value)
-                self._consume(response.body)
-                status = str(response.status)
+                if isinstance(answer, BaseException):
+                    raise answer
+                self._answered(answer)
             except KeyboardInterrupt:
                 raise
             except BaseException as err:
                 self._note_failure(err, 1)
-            else:
-                self.statuses[status] += 1
+
+    def _answered(self, value: Any) -> None:
+        if hasattr(value, "__await__"):
+            value = self._loop.run_until_complete(value)
+        response = self._function.respond(value)
+        self._consume(response.body)
+        self.statuses[str(response.status)] += 1
 
     def _consume(self, body: Any) -> None:
         if isinstance(body, bytes):
@@ -348,7 +360,11 @@ def _line_starts(code: Any) -> Iterator[tuple[int, int]]:
 
 
 # The lines by which allocations are the handler's and not this module's.
-_CALL = frozenset(_lines_of(_Measure._call)) | frozenset(_lines_of(_Measure._consume))
+_CALL = frozenset(
+    line
+    for method in (_Measure._event, _Measure._call, _Measure._call_batch, _Measure._answered, _Measure._consume)
+    for line in _lines_of(method)
+)
 
 
 def _always_grows(values: Sequence[int]) -> bool:
