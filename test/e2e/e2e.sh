@@ -15,7 +15,7 @@ cd "$(dirname "$0")/../.."
 
 name=${NAME:-e2e}
 logs=bin/e2e-logs
-own=${KUBECONFIG:-}
+other=${KUBECONFIG:-}
 work=$(mktemp -d)
 tag=e2e-$(git rev-parse --short HEAD)-$$
 
@@ -42,7 +42,7 @@ finish() {
 	if [ $status != 0 ] && command -v kubectl >/dev/null; then collect; fi
 	if [ -n "${forward:-}" ]; then kill "$forward" || true; fi
 	if [ -z "${KEEP:-}" ]; then
-		if [ -z "$own" ]; then
+		if [ -z "$other" ]; then
 			"$work/cluster" -name "$name" down || true
 		else
 			helm uninstall graphene -n openfaas --wait >/dev/null || true
@@ -57,7 +57,7 @@ if ! command -v nginx >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/d
 	apt-get install -qy --no-install-recommends nginx-light >/dev/null || say "nginx cannot be installed, and is not tested"
 fi
 go -C test/cluster build -o "$work/cluster" .
-if [ -z "$own" ]; then
+if [ -z "$other" ]; then
 	say "bring up a cluster"
 	"$work/cluster" -name "$name" up >"$work/up" || { cat "$work/up"; exit 1; }
 	eval "$("$work/cluster" -name "$name" env)"
@@ -79,7 +79,7 @@ else
 	for tool in kubectl helm; do command -v $tool >/dev/null || { echo "e2e: $tool is needed for another cluster" >&2; exit 1; }; done
 fi
 
-if [ -z "$own" ] && [ -z "${RUN:-}" ]; then
+if [ -z "$other" ] && [ -z "${RUN:-}" ]; then
 	say "see that a cluster leaves nothing behind"
 	go -C test/cluster test -count=1 .
 	say "try the chart on an API server"
@@ -92,7 +92,7 @@ if [ -z "$own" ] && [ -z "${RUN:-}" ]; then
 	)
 fi
 
-if [ -z "$own" ] && [ -z "${RUN:-}" ]; then
+if [ -z "$other" ] && [ -z "${RUN:-}" ]; then
 	say "hold the provider to the contract of all runtimes"
 	GRAPHENE_TEST_KUBECONFIG=$KUBECONFIG GRAPHENE_TEST_REGISTRY=$REGISTRY go test -count=1 ./provider/kube
 	kubectl delete crd functions.openfaas.com profiles.openfaas.com >/dev/null # the chart has its own
