@@ -79,7 +79,11 @@ const anyRecord = ^uint64(0)
 // putRecord stores c with the body of its answer. A last other than anyRecord
 // is the sequence that the record must have, 0 for none: else errConflict.
 func (q *Queue) putRecord(ctx context.Context, c *Call, body []byte, last uint64) error {
-	m := &nats.Msg{Subject: recordsSubject + c.ID, Header: nats.Header{headerRecord: {string(appendCall(nil, c))}}, Data: body}
+	text, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("write record of call %s: %w", c.ID, err)
+	}
+	m := &nats.Msg{Subject: recordsSubject + c.ID, Header: nats.Header{headerRecord: {string(text)}}, Data: body}
 	if last != anyRecord {
 		m.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(last, 10))
 	}
