@@ -64,9 +64,15 @@ func behindService(e function.Endpoints) function.Replica {
 	return all
 }
 
+// belongs reports whether p was made for f, and not for another function that
+// had its name before.
+func belongs(f *Function, p *corev1.Pod) bool {
+	return p.Annotations[annotationFunction] == string(f.UID)
+}
+
 // serves reports whether p is a replica of f that means to stay.
 func serves(f *Function, p *corev1.Pod) bool {
-	return p.DeletionTimestamp == nil && p.Annotations[annotationFunction] == string(f.UID) &&
+	return p.DeletionTimestamp == nil && belongs(f, p) &&
 		p.Status.Phase != corev1.PodFailed && p.Status.Phase != corev1.PodSucceeded
 }
 

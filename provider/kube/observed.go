@@ -243,6 +243,8 @@ func (o *observed) look(ref function.Ref) (snapshot, error) {
 	}
 	shot := s.snapshot()
 	shot.pods = maps.Clone(s.pods)
+	// Those of a function of this name that was removed are on their way out.
+	maps.DeleteFunc(shot.pods, func(_ string, p *corev1.Pod) bool { return !belongs(s.function, p) })
 	return shot, nil
 }
 

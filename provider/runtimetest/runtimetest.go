@@ -499,6 +499,13 @@ func testNamespaces(t *testing.T, s *suite) {
 
 func testLogs(t *testing.T, s *suite) {
 	spec := s.spec("echo")
+	// What a function of this name said that was removed is nobody's business.
+	spec.EnvVars = map[string]string{"say": "stranger"}
+	removed := s.deploy(spec)
+	s.untilReady(removed, 1)
+	s.untilSaid(removed, "stranger\n")
+	s.no("remove", s.Runtime.Remove(t.Context(), removed))
+
 	spec.EnvVars = map[string]string{"say": "first\nsecond\nthird"}
 	before := time.Now()
 	ref := s.deploy(spec)
