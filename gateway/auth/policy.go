@@ -48,6 +48,26 @@ type Issuer struct {
 	CAFile string `yaml:"caFile"`
 	// JWKSFile holds the issuer's keys, which is then never asked for them.
 	JWKSFile string `yaml:"jwksFile"`
+
+	// CLI is the client by which the command line logs people in; nil: it has
+	// to be told.
+	CLI *Client `yaml:"cli"`
+	// Web is the client by which browsers log in to this platform; nil: they
+	// cannot, with this issuer.
+	Web *Client `yaml:"web"`
+}
+
+// A Client is how this platform is registered with an issuer.
+type Client struct {
+	ID string `yaml:"clientID"`
+	// SecretFile holds the secret of a client that has one.
+	SecretFile string `yaml:"clientSecretFile"`
+	// Scopes are asked for besides openid; none is what a login needs anywhere:
+	// profile, email and a refresh token.
+	Scopes List `yaml:"scopes"`
+	// Parameters are sent along when a login begins, such as the audience
+	// that some issuers want to be told.
+	Parameters map[string]string `yaml:"parameters"`
 }
 
 // A Policy says what may be done.
@@ -212,6 +232,14 @@ func (i *Issuer) check() (problems []string) {
 	}
 	if i.ClockSkew != nil && (*i.ClockSkew < 0 || i.ClockSkew.Std() > maxSkew) {
 		problem("clockSkew is %v, want at most %v", i.ClockSkew, maxSkew)
+	}
+	for field, c := range map[string]*Client{"cli": i.CLI, "web": i.Web} {
+		if c != nil && c.ID == "" {
+			problem("%s has no clientID", field)
+		}
+	}
+	if i.CLI != nil && i.CLI.SecretFile != "" {
+		problem("cli has a clientSecretFile: the command line runs on many machines and can keep no secret")
 	}
 	slices.Sort(problems)
 	return problems

@@ -131,6 +131,9 @@ func (t *Tokens) next(text []byte, old *state) (*state, error) {
 	return s, nil
 }
 
+// Issuers returns the issuers that are trusted now. They are not to be changed.
+func (t *Tokens) Issuers() []Issuer { return t.state.Load().rules.Issuers }
+
 func (t *Tokens) report(s *state) {
 	t.o.Log.Info("rules of identity are in force", "file", t.o.File, "issuers", len(s.rules.Issuers), "policies", len(s.rules.Policies), "roles", len(s.rules.Roles))
 	for _, role := range s.rules.open() {
