@@ -44,7 +44,8 @@ type Config struct {
 	MaxHeaderBytes int               `env:"max_header_bytes" envDefault:"1048576" doc:"longest headers of a request, in bytes"`
 	MaxBody        function.Bytes    `env:"max_body" envDefault:"0" doc:"longest body of a call, in bytes; 0 is no limit"`
 	MaxAPIBody     function.Bytes    `env:"max_api_body" envDefault:"1Mi" doc:"longest request to the management API, in bytes"`
-	MaxWaiting     int               `env:"max_waiting" envDefault:"1000" doc:"calls that may wait for a busy or sleeping function"`
+	MaxWaiting     int               `env:"max_waiting" envDefault:"1000" doc:"calls that may wait for a busy or sleeping function that does not say so itself"`
+	WakeTimeout    function.Duration `env:"wake_timeout" envDefault:"0s" doc:"longest time a call waits for the first replica of a function that does not say so itself; 0 is the function's load_timeout"`
 
 	NatsURL  string `env:"nats_url" doc:"where NATS answers, such as nats://nats:4222; several servers are separated by commas (default: nats_host and nats_port)"`
 	NatsHost string `env:"nats_host" doc:"host of the NATS server, if nats_url is not set; without either there is no queue"`
@@ -166,6 +167,7 @@ func providerTransport() http.RoundTripper {
 // queueURL returns where NATS is; "" if there is to be no queue.
 func (c Config) queueURL() string {
 	switch {
+		WakeTimeout:     c.WakeTimeout.Std(),
 	case c.NatsURL != "" || c.NatsHost == "":
 		return c.NatsURL
 	case strings.Contains(c.NatsHost, "://"):
@@ -272,7 +274,8 @@ type Options struct {
 	MaxHeaderBytes int           // of one request; 0 is 1 MiB
 	MaxBody        int64         // of one call of a function; 0 is no limit
 	MaxAPIBody     int64         // of one request to the management API; 0 is 1 MiB
-	MaxWaiting     int           // calls that wait for one function; 0 is 1000
+	MaxWaiting     int           // calls that wait for one function that does not say so itself; 0 is 1000
+	WakeTimeout    time.Duration // for the first replica of such a function; 0 is its load_timeout
 
 	AccessLog bool         // also log calls of functions, one line each
 	Log       *slog.Logger // nil logs nothing

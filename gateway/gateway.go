@@ -81,8 +81,8 @@ func New(o Options) *Gateway {
 		Scaler:     g.api,
 		Counters:   func(ref function.Ref) invoke.Counters { return g.metrics.Function(ref) },
 		Removed:    g.metrics.Forget,
-		MaxWaiting: o.MaxWaiting,
-		Log:        o.Log,
+		MaxWaiting: o.MaxWaiting, WakeTimeout: o.WakeTimeout,
+		Log: o.Log,
 	})
 	g.watcher = &invoke.Watcher{
 		Client: &http.Client{Transport: o.Provider},

@@ -23,7 +23,8 @@ type Config struct {
 	WriteTimeout        function.Duration `env:"write_timeout" envDefault:"1m" doc:"longest time an answer of the management API may take; followed logs are exempt"`
 	MaxBody             function.Bytes    `env:"GRAPHENE_MAX_BODY" envDefault:"0" doc:"largest body of a call; 0 is no limit"`
 	MaxHeader           function.Bytes    `env:"GRAPHENE_MAX_HEADER" envDefault:"1Mi" doc:"largest header of a call"`
-	MaxWaiting          int               `env:"GRAPHENE_MAX_WAITING" envDefault:"1000" doc:"calls of one function that may wait for a free replica; more get 429"`
+	MaxWaiting          int               `env:"GRAPHENE_MAX_WAITING" envDefault:"1000" doc:"calls that may wait for a busy or sleeping function that does not say so itself; more get 429"`
+	WakeTimeout         function.Duration `env:"GRAPHENE_WAKE_TIMEOUT" envDefault:"0s" doc:"longest time a call waits for the first replica of a function that does not say so itself; 0 is the function's load_timeout"`
 	MaxUpload           function.Bytes    `env:"GRAPHENE_MAX_UPLOAD" envDefault:"8Gi" doc:"largest layer of an image that may be pushed"`
 	Drain               function.Duration `env:"GRAPHENE_DRAIN" envDefault:"30s" doc:"longest time calls in flight may take once the platform is asked to stop"`
 	QueueSync           QueueSync         `env:"queue_sync" envDefault:"2m" doc:"when accepted asynchronous calls are forced onto the disk: always, or every so often; a power cut can lose that much"`

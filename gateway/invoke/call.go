@@ -141,7 +141,10 @@ func (c *call) acquire(ctx context.Context, again bool) error {
 	}
 	g, err := c.route.acquire(ctx, c.mayWait, waited)
 	g.waited += before.waited
-	g.woke = g.woke || before.woke
+	if before.wake > 0 {
+		g.wake += before.wake
+		g.startup = before.startup
+	}
 	c.grant, c.deadline = g, time.Time{}
 	if err != nil {
 		return err
@@ -368,18 +371,6 @@ func (c *call) mark(h http.Header) {
 		timing = strings.Join(had, ", ") + ", " + timing
 	}
 	h["Server-Timing"] = []string{timing}
-}
-
-// timing is what the wait was for, as a metric of Server-Timing.
-func (g grant) timing() string {
-	if g.waited == 0 {
-		return "queue;dur=0"
-	}
-	name := "queue;dur="
-	if g.woke {
-		name = "queue;dur=0, wake;dur="
-	}
-	return name + strconv.FormatFloat(float64(g.waited)/float64(time.Millisecond), 'f', 3, 64)
 }
 
 // fail answers r with err, which kept a function from answering.

@@ -28,15 +28,19 @@ type replica struct {
 	full     atomic.Bool  // it turned a request away, and gets none for a moment
 	turned   atomic.Int64 // requests it has turned away in a row
 
+	learned  time.Time // when the table got its address, or lost touch with it
+	listened time.Time // when it first answered a probe in whatever way since
+
 	probed  bool // answered a probe
 	probing bool // somebody is probing it
 	refused bool // could not be reached, and has not answered a probe since
+	served  bool // was usable once
 	removed bool // not the provider's any more
 }
 
 func newReplica(r function.Replica, dial func(ctx context.Context, network, address string) (net.Conn, error)) *replica {
 	network, address, _ := strings.Cut(r.Address, ":")
-	rep := &replica{Replica: r}
+	rep := &replica{Replica: r, learned: time.Now()}
 	connect := func(ctx context.Context) (net.Conn, error) { return dial(ctx, network, address) }
 	rep.transport = &transport{dial: connect}
 	rep.http2 = sync.OnceValue(func() *http.Transport {
@@ -93,23 +97,30 @@ func (rep *replica) take() bool {
 // that is busy loading may be slow to say so.
 const probeTimeout = time.Second
 
-// answers reports whether the replica says that it is ready, and how many
-// slots it says it has, or 0. A replica that listens but has no such route is
-// taken for ready.
-func (rep *replica) answers(ctx context.Context) (ready bool, capacity int) {
+// A probeAnswer is what a probe has found out.
+type probeAnswer struct {
+	listens  bool // it answered at all
+	ready    bool
+	capacity int // how many slots it says it has; 0 if it does not say
+}
+
+// answers asks the replica whether it is ready. One that listens but has no
+// such route is taken for ready.
+func (rep *replica) answers(ctx context.Context) probeAnswer {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://replica/_/ready", nil)
 	if err != nil {
-		return false, 0 // unreachable: the request is a constant
+		return probeAnswer{} // unreachable: the request is a constant
 	}
 	res, err := rep.transport.RoundTrip(req)
 	if err != nil {
-		return false, 0
+		return probeAnswer{}
 	}
 	res.Body.Close()
+	a := probeAnswer{listens: true, ready: res.StatusCode == http.StatusOK || res.StatusCode == http.StatusNotFound}
 	if n, err := strconv.Atoi(res.Header.Get(function.HeaderCapacity)); err == nil && n > 0 {
-		capacity = n
+		a.capacity = n
 	}
-	return res.StatusCode == http.StatusOK || res.StatusCode == http.StatusNotFound, capacity
+	return a
 }

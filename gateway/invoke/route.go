@@ -1,6 +1,7 @@
 package invoke
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -36,6 +37,8 @@ type route struct {
 	replicas []*replica
 	waking   bool
 	changed  chan struct{} // closed and replaced when view changes
+	awake    time.Time     // when it last became usable that was not
+	startup  startup       // of the replica that made it so
 }
 
 // A view is what requests need to know of a route. It is replaced, never
@@ -71,7 +74,7 @@ func (r *route) set(e function.Endpoints) {
 		} else {
 			rep = newReplica(now, r.table.o.Dial)
 		}
-		rep.Ready, rep.Revision, rep.Slots, rep.Guessed = now.Ready, now.Revision, now.Slots, now.Guessed
+		rep.Ready, rep.Revision, rep.Slots, rep.Guessed, rep.Startup = now.Ready, now.Revision, now.Slots, now.Guessed, now.Startup
 		rep.count(e.Settings.MaxInflight)
 		r.replicas = append(r.replicas, rep)
 	}
@@ -114,6 +117,10 @@ func (r *route) show(next view) {
 		if rep.usable() {
 			next.usable = append(next.usable, rep)
 		}
+	}
+	if len(next.usable) > 0 && len(r.view.Load().usable) == 0 {
+		r.awake = time.Now()
+		r.startup = next.usable[0].startup(r.awake)
 	}
 	r.view.Store(&next)
 	close(r.changed)
@@ -181,7 +188,7 @@ func (r *route) handOut(v *view) {
 		}
 		w := r.queue.head
 		r.leave(w)
-		w.replica = rep
+		w.replica, w.awake, w.startup = rep, r.awake, r.startup
 		close(w.done)
 	}
 }
@@ -235,7 +242,8 @@ func (v *view) pick() *replica {
 type grant struct {
 	replica *replica // nil if there was none to be had
 	waited  time.Duration
-	woke    bool // waited for the function's first replica, not for a free slot
+	wake    time.Duration // what of it was the wait for the first replica, and not for a free slot
+	startup startup       // what that was spent on; all of it is schedule if nothing is known
 }
 
 // acquire takes a slot of a replica, waiting for one if need be. Whoever gets
@@ -246,8 +254,8 @@ type grant struct {
 // has waited before: that counts, and it goes first.
 //
 // Errors are fault.Busy when the queue is full or the wait too long,
-// fault.Timeout when no replica got ready in time, fault.Unavailable when none
-// can, fault.NotFound when the function is gone, and ctx's own.
+// fault.Unavailable when no replica got ready in time or none can,
+// fault.NotFound when the function is gone, and ctx's own.
 func (r *route) acquire(ctx context.Context, mayWait bool, before *grant) (grant, error) {
 	if r.waiting.Load() == 0 || before != nil {
 		if rep := r.view.Load().pick(); rep != nil {
@@ -268,7 +276,7 @@ func (r *route) wait(ctx context.Context, mayWait bool, before *grant) (grant, e
 	limit := r.table.o.MaxWait
 	switch {
 	case woke:
-		limit = v.Settings.LoadTimeout.Std()
+		limit = r.wakeLimit(v)
 	case limit == 0:
 		limit = v.Settings.ExecTimeout.Std()
 	}
@@ -292,12 +300,15 @@ func (r *route) wait(ctx context.Context, mayWait bool, before *grant) (grant, e
 		err = context.Cause(ctx)
 	case <-expired:
 		if woke {
-			err = fault.Timeout.Errorf("function %s was not ready within its load_timeout of %s", r.ref, limit)
+			err = r.overslept(limit)
 		} else {
 			err = busy("function %s had no free slot within %s", r.ref, limit)
 		}
 	}
-	g := grant{waited: time.Since(start), woke: woke}
+	g := grant{waited: time.Since(start)}
+	if woke {
+		g.wake = g.waited
+	}
 	if err != nil && r.withdraw(w) {
 		return g, err
 	}
@@ -308,7 +319,26 @@ func (r *route) wait(ctx context.Context, mayWait bool, before *grant) (grant, e
 	}
 	r.inflight.Add(1)
 	g.replica = w.replica
+	if woke {
+		g.wake = min(g.waited, max(0, w.awake.Sub(start)))
+		g.startup = w.startup.within(g.wake)
+	}
 	return g, nil
+}
+
+// wakeLimit is how long a request may wait for the first replica.
+func (r *route) wakeLimit(v *view) time.Duration {
+	return cmp.Or(v.Settings.WakeTimeout.Std(), r.table.o.WakeTimeout, v.Settings.LoadTimeout.Std())
+}
+
+// overslept is the error of a request that no replica was ready for in time.
+func (r *route) overslept(limit time.Duration) error {
+	v := r.view.Load()
+	why := cmp.Or(v.Failure, v.Waiting)
+	if why != "" {
+		why = ": " + why
+	}
+	return &web.Retry{After: retryAfter, Err: fault.Unavailable.Errorf("function %s was not ready within %s%s", r.ref, limit, why)}
 }
 
 func (r *route) enqueue(mayWait, again bool) (*waiter, *view, error) {
@@ -329,8 +359,12 @@ func (r *route) enqueue(mayWait, again bool) (*waiter, *view, error) {
 		}
 		return nil, nil, busy("all replicas of function %s are busy", r.ref)
 	}
-	if int(r.waiting.Load()) >= r.table.o.MaxWaiting && !again {
-		return nil, nil, busy("%d requests wait for function %s already", r.table.o.MaxWaiting, r.ref)
+	if most := cmp.Or(v.Settings.MaxWaiting, r.table.o.MaxWaiting); int(r.waiting.Load()) >= most && !again {
+		why := ""
+		if v.Waiting != "" && len(v.usable) == 0 {
+			why = ", which has no replica yet: " + v.Waiting
+		}
+		return nil, nil, busy("%d requests wait for function %s already%s", most, r.ref, why)
 	}
 	w := &waiter{done: make(chan struct{})}
 	if again {
@@ -413,6 +447,7 @@ func (r *route) refuse(rep *replica) {
 		return
 	}
 	rep.refused, rep.probed = true, false
+	rep.learned, rep.listened = time.Now(), time.Time{}
 	rep.transport.forget()
 	r.table.o.Log.Warn("replica cannot be reached", "function", r.ref, "replica", rep.ID)
 	r.show(*r.view.Load())
@@ -488,15 +523,14 @@ func permanent(err error) bool {
 // Pauses between probes of one replica.
 const (
 	firstProbe = time.Millisecond
-	slowProbe  = 50 * time.Millisecond
+	slowProbe  = 25 * time.Millisecond
 )
 
 // probe asks rep whether it is ready until it is or nobody wants to know any
 // more. At most one runs for a replica.
 func (r *route) probe(ctx context.Context, rep *replica) {
 	for pause := firstProbe; ; pause = min(pause+pause/2, slowProbe) {
-		answers, capacity := rep.answers(ctx)
-		if r.probed(ctx, rep, answers, capacity) {
+		if r.probed(ctx, rep, rep.answers(ctx)) {
 			return
 		}
 		select {
@@ -507,12 +541,15 @@ func (r *route) probe(ctx context.Context, rep *replica) {
 }
 
 // probed takes in the result of a probe, and reports whether it was the last.
-func (r *route) probed(ctx context.Context, rep *replica, answers bool, capacity int) bool {
+func (r *route) probed(ctx context.Context, rep *replica, said probeAnswer) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if answers && !rep.removed {
+	if said.listens && rep.listened.IsZero() {
+		rep.listened = time.Now()
+	}
+	if said.ready && !rep.removed {
 		rep.probing, rep.probed, rep.refused = false, true, false
-		rep.capacity = capacity
+		rep.capacity = said.capacity
 		rep.count(r.view.Load().Settings.MaxInflight)
 		r.show(*r.view.Load())
 		return true
@@ -547,6 +584,8 @@ func busy(format string, args ...any) error {
 type waiter struct {
 	done       chan struct{}
 	replica    *replica
+	awake      time.Time // as the route's, when replica was set
+	startup    startup
 	err        error
 	prev, next *waiter
 }

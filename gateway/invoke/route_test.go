@@ -212,8 +212,8 @@ func TestFreedSlotsGoToThoseWhoWaitInOrder(t *testing.T) {
 				order = append(order, i)
 				mu.Unlock()
 				time.Sleep(time.Second)
-				if want := time.Duration(i+1) * time.Second; g.waited != want || g.woke {
-					t.Errorf("%d waited %s, want %s; woke = %t", i, g.waited, want, g.woke)
+				if want := time.Duration(i+1) * time.Second; g.waited != want || g.wake != 0 {
+					t.Errorf("%d waited %s, want %s; wake = %s", i, g.waited, want, g.wake)
 				}
 				r.release(g.replica)
 			})
@@ -320,12 +320,12 @@ func TestASleepingFunctionIsWokenOnceForAllWhoWait(t *testing.T) {
 					return
 				}
 				switch took := time.Since(start); {
-				case took >= time.Second && took <= time.Second+slowProbe && g.woke:
+				case took >= time.Second && took <= time.Second+slowProbe && g.wake == g.waited:
 					atOnce.Add(1)
-				case took >= 1500*time.Millisecond && g.woke:
+				case took >= 1500*time.Millisecond && g.wake < g.waited && g.wake <= time.Second+slowProbe:
 					later.Add(1)
 				default:
-					t.Errorf("released after %s, woke = %t", took, g.woke)
+					t.Errorf("released after %s, of which waking took %s", took, g.wake)
 				}
 			})
 		}
@@ -426,20 +426,111 @@ func TestAnOldFailureDoesNotKeepASleepingFunctionFromBeingWoken(t *testing.T) {
 	})
 }
 
-func TestLoadTimeoutBoundsTheWaitForAReplica(t *testing.T) {
-	var net network
-	inTime(t, TableOptions{Scaler: &scaler{do: func(int) error { return nil }}, Dial: net.dial}, func(t *testing.T, table *Table) {
-		table.Set(replicas(false, 0, "a"))
-		start := time.Now()
-		_, err := routeOf(t, table).acquire(t.Context(), true, nil)
-		if !errors.Is(err, fault.Timeout) || time.Since(start) != 10*time.Minute {
-			t.Errorf("after %s: %v", time.Since(start), err)
+func TestTheWaitForTheFirstReplicaIsBounded(t *testing.T) {
+	for _, tt := range []struct {
+		name         string
+		function     time.Duration
+		installation time.Duration
+		want         time.Duration
+	}{
+		{"by load_timeout if nobody says anything else", 0, 0, 10 * time.Minute},
+		{"as the installation says", 0, time.Minute, time.Minute},
+		{"as the function says", 5 * time.Second, time.Minute, 5 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var net network
+			o := TableOptions{Scaler: &scaler{do: func(int) error { return nil }}, Dial: net.dial, WakeTimeout: tt.installation}
+			inTime(t, o, func(t *testing.T, table *Table) {
+				e := replicas(false, 0, "a")
+				e.Settings.WakeTimeout = function.Duration(tt.function)
+				e.Waiting = "no node has room for it"
+				table.Set(e)
+				start := time.Now()
+				_, err := routeOf(t, table).acquire(t.Context(), true, nil)
+				retry, ok := errors.AsType[*web.Retry](err)
+				if !errors.Is(err, fault.Unavailable) || !ok || retry.After <= 0 || !strings.Contains(err.Error(), e.Waiting) || time.Since(start) != tt.want {
+					t.Errorf("after %s: %v", time.Since(start), err)
+				}
+				time.Sleep(time.Second)
+				before := net.dials.Load()
+				time.Sleep(time.Hour)
+				if net.dials.Load() != before {
+					t.Errorf("%d probes although nobody waits", net.dials.Load()-before)
+				}
+			})
+		})
+	}
+}
+
+func TestAFunctionBoundsItsOwnQueue(t *testing.T) {
+	inTime(t, TableOptions{MaxWaiting: 5}, func(t *testing.T, table *Table) {
+		e := replicas(false, 0, "a")
+		e.Replicas = nil
+		e.Settings.MaxWaiting = 1
+		e.Waiting = "no node has room for it"
+		table.Set(e)
+		r := routeOf(t, table)
+		first, leave := context.WithCancel(t.Context())
+		var waiting sync.WaitGroup
+		waiting.Go(func() {
+			if _, err := r.acquire(first, true, nil); !errors.Is(err, context.Canceled) {
+				t.Errorf("the first: %v", err)
+			}
+		})
+		synctest.Wait()
+		_, err := r.acquire(t.Context(), true, nil)
+		if _, ok := errors.AsType[*web.Retry](err); !ok || !errors.Is(err, fault.Busy) || !strings.Contains(err.Error(), e.Waiting) {
+			t.Errorf("the second in a queue of one: %v", err)
 		}
-		time.Sleep(time.Second)
-		before := net.dials.Load()
-		time.Sleep(time.Hour)
-		if net.dials.Load() != before {
-			t.Errorf("%d probes although nobody waits", net.dials.Load()-before)
+		leave()
+		waiting.Wait()
+	})
+}
+
+func TestAColdRequestIsToldWhatItWaitedFor(t *testing.T) {
+	var net network
+	wake := &scaler{}
+	inTime(t, TableOptions{Scaler: wake, Dial: net.dial}, func(t *testing.T, table *Table) {
+		table.Set(replicas(true, 0))
+		wake.do = func(int) error {
+			go func() {
+				time.Sleep(100 * time.Millisecond) // a place is found
+				time.Sleep(900 * time.Millisecond) // the image comes, the container starts
+				e := replicas(false, 0, "a")
+				e.Replicas[0].Startup = function.Startup{Pull: function.Duration(700 * time.Millisecond), Start: function.Duration(200 * time.Millisecond)}
+				table.Set(e)
+				time.Sleep(300 * time.Millisecond) // the process begins to listen
+				net.answer("a", 503)
+				time.Sleep(500 * time.Millisecond) // the model is loaded
+				net.answer("a", 200)
+			}()
+			return nil
+		}
+		r := routeOf(t, table)
+		g := mustAcquire(t, r)
+		near := func(name string, got, want time.Duration) {
+			if got < want || got > want+2*slowProbe {
+				t.Errorf("%s took %v, want %v", name, got, want)
+			}
+		}
+		near("waking", g.wake, 1800*time.Millisecond)
+		near("pull", g.startup.pull, 700*time.Millisecond)
+		near("start", g.startup.start, 500*time.Millisecond)
+		near("load", g.startup.load, 500*time.Millisecond-slowProbe)
+		if sum := g.startup.schedule + g.startup.pull + g.startup.start + g.startup.load; sum != g.wake || g.wake != g.waited {
+			t.Errorf("the parts make %v, waking took %v, all waiting %v", sum, g.wake, g.waited)
+		}
+		for _, want := range []string{"queue;dur=0, wake;dur=", ", wake-schedule;dur=100.000", ", wake-pull;dur=700.000", ", wake-start;dur=", ", wake-load;dur="} {
+			if got := g.timing(); !strings.Contains(got, want) {
+				t.Errorf("Server-Timing %q has no %q", got, want)
+			}
+		}
+		r.release(g.replica)
+
+		// One that came when most of it was over waited for the rest only.
+		late := startup{schedule: 100, pull: 700, start: 500, load: 500}.within(600)
+		if want := (startup{start: 100, load: 500}); late != want {
+			t.Errorf("the last 600 of it are %+v, want %+v", late, want)
 		}
 	})
 }
@@ -459,7 +550,7 @@ func TestProbingStartsAtAMillisecondAndSlowsDown(t *testing.T) {
 			t.Errorf("%d probes in the first 10 ms", net.dials.Load())
 		}
 		all.Wait()
-		if net.dials.Load() > 250 {
+		if net.dials.Load() > 450 {
 			t.Errorf("%d probes in 10 s", net.dials.Load())
 		}
 	})

@@ -30,12 +30,18 @@ func (c *call) beginSpans(r *http.Request) {
 // does a part of the call by the headers that it gets.
 func (c *call) traceSending(h http.Header) {
 	now := time.Now()
-	if c.grant.waited > 0 {
-		name := "queue"
-		if c.grant.woke {
-			name = "wake"
+	if c.grant.wake > 0 {
+		began := now.Add(-c.grant.waited)
+		wake := c.traced.call.Child(trace.Internal, "wake", began)
+		at := began
+		for name, part := range c.grant.startup.parts {
+			wake.Child(trace.Internal, name, at).EndAt(at.Add(part))
+			at = at.Add(part)
 		}
-		c.traced.call.Child(trace.Internal, name, now.Add(-c.grant.waited)).EndAt(now)
+		wake.EndAt(began.Add(c.grant.wake))
+	}
+	if queued := c.grant.waited - c.grant.wake; queued > 0 {
+		c.traced.call.Child(trace.Internal, "queue", now.Add(-queued)).EndAt(now)
 	}
 	c.traced.sent = c.traced.call.Child(trace.Client, "handle", now)
 	c.traced.sent.Inject(h)

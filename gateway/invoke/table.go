@@ -40,10 +40,13 @@ type TableOptions struct {
 	Counters func(function.Ref) Counters
 	// Removed is told of every function that left the table; nil is nobody.
 	Removed func(function.Ref)
-	// MaxWaiting is how many requests may wait for one function, whether for
-	// a free slot or for its first replica; 0 is 1000. Each holds its headers
-	// in memory, none its body.
+	// MaxWaiting is how many requests may wait for one function that does not
+	// say so itself, whether for a free slot or for its first replica; 0 is
+	// 1000. Each holds its headers in memory, none its body.
 	MaxWaiting int
+	// WakeTimeout bounds the wait for the first replica of a function that does
+	// not say so itself; 0 is the function's load_timeout.
+	WakeTimeout time.Duration
 	// MaxWait bounds the wait for a free slot; 0 is the function's own
 	// exec_timeout.
 	MaxWait time.Duration

@@ -476,7 +476,7 @@ func TestAFullBacklogIsWaitedFor(t *testing.T) {
 func TestUnusedConnectionsAreClosedAfterAWhile(t *testing.T) {
 	in := startInstance(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
 	rep := newReplica(in.Replica, (&net.Dialer{}).DialContext)
-	if ready, _ := rep.answers(t.Context()); !ready {
+	if !rep.answers(t.Context()).ready {
 		t.Fatal("the replica does not answer")
 	}
 	tr := rep.transport

@@ -22,6 +22,11 @@ type Endpoints struct {
 	// Failure says why the function cannot start, when that is known. It is
 	// shown to callers that wait for it, so it holds no secrets.
 	Failure string `json:"failure,omitempty"`
+	// Waiting says what keeps replicas from starting that may pass by itself,
+	// such as a cluster without room that may be about to get a node. Calls go
+	// on waiting; it is shown to those who have waited for too long, so it
+	// holds no secrets.
+	Waiting string `json:"waiting,omitempty"`
 	// Note tells people what is particular about how the function runs here,
 	// such as why it cannot have more replicas.
 	Note string `json:"note,omitempty"`
@@ -57,6 +62,15 @@ type Replica struct {
 	// Guessed says that Slots is only what the settings let one expect. The
 	// replica knows better: see [HeaderCapacity].
 	Guessed bool `json:"guessed,omitempty"`
+	// Startup is what the start of the replica has taken, as far as it is known.
+	Startup Startup `json:"startup,omitzero"`
+}
+
+// Startup says what the time was spent on until a replica had its address,
+// after a place for it was found. What is not known is 0.
+type Startup struct {
+	Pull  Duration `json:"pull,omitzero"`  // fetching its image
+	Start Duration `json:"start,omitzero"` // everything else: its network, its container
 }
 
 // HeaderCapacity is a header of a watchdog's answer to /_/ready: how many

@@ -27,6 +27,12 @@ type Settings struct {
 	ExecTimeout Duration `json:"exec_timeout,omitzero" default:"60s" doc:"longest time one call may take; also the grace period when a replica stops"`
 	// LoadTimeout bounds the start of a replica, model included.
 	LoadTimeout Duration `json:"load_timeout,omitzero" default:"10m" doc:"longest time a replica may take to start and load its model"`
+	// WakeTimeout bounds the wait of a call for the function's first replica; 0
+	// is what the installation says.
+	WakeTimeout Duration `json:"wake_timeout,omitzero" default:"0s" doc:"longest time a call waits for the first replica; 0: the installation's, which is load_timeout unless changed"`
+	// MaxWaiting bounds the calls that wait at each gateway, for a free slot or
+	// for the first replica; 0 is what the installation says.
+	MaxWaiting int `json:"max_waiting,omitzero" default:"0" doc:"calls that may wait at each gateway for a free slot or for the first replica, more get 429; 0: the installation's, which is 1000 unless changed"`
 	// MaxInflight bounds the calls one replica handles at once; 0 is one per
 	// worker for Python and unlimited for others.
 	MaxInflight int `json:"max_inflight,omitzero" default:"0" doc:"calls one replica handles at once; 0: one per worker in pool mode, else unlimited"`
