@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
@@ -20,6 +21,7 @@ import (
 	"github.com/graphene-faas/graphene/internal/conf"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/web"
 )
 
 // Config is what a gateway of its own reads from its environment. The names
@@ -36,6 +38,8 @@ type Config struct {
 	BasicAuth       bool   `env:"basic_auth" envDefault:"true" doc:"ask for a user name and a password, and send them to the provider; false lets everybody do everything unless auth_config names issuers"`
 	SecretMountPath string `env:"secret_mount_path" envDefault:"/run/secrets/" doc:"directory of the files basic-auth-user and basic-auth-password"`
 	AuthConfig      string `env:"auth_config" doc:"file of trusted issuers, roles and policies; it is read again when it changes"`
+
+	Edge
 
 	ReadTimeout    function.Duration `env:"read_timeout" envDefault:"60s" doc:"longest time a request to the management API may take to arrive"`
 	WriteTimeout   function.Duration `env:"write_timeout" envDefault:"60s" doc:"longest time an answer of the management API may take; followed logs are exempt"`
@@ -73,7 +77,7 @@ type Config struct {
 // Options opens what c names: listeners, credentials, the way to the provider.
 // What it has opened when it fails is closed again. The queue is not part of
 // it: its connection is the program's.
-func (c Config) Options(log *slog.Logger, version types.VersionInfo) (Options, error) {
+func (c Config) Options(log *slog.Logger, version types.VersionInfo) (_ Options, err error) {
 	provider, err := url.Parse(c.ProviderURL)
 	if err != nil || provider.Host == "" {
 		return Options{}, fault.Invalid.Errorf("functions_provider_url is %q, want a URL such as http://127.0.0.1:8081", c.ProviderURL)
@@ -114,6 +118,19 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (Options, e
 			return Options{}, fault.Invalid.Errorf("auth_config needs basic_auth where there is a queue: the queue worker proves itself by it")
 		}
 	}
+	proxies, err := c.Proxies()
+	if err != nil {
+		return Options{}, err
+	}
+	encrypted, tlsConfig, err := c.Encrypted(log)
+	if err != nil {
+		return Options{}, err
+	}
+	defer func() {
+		if err != nil && encrypted != nil {
+			encrypted.Close()
+		}
+	}()
 	public, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return Options{}, err
@@ -127,6 +144,9 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (Options, e
 	}
 	return Options{
 		Listener:        public,
+		TLSListener:     encrypted,
+		TLS:             tlsConfig,
+		Proxies:         proxies,
 		MetricsListener: private,
 		ID:              c.ID,
 		Provider:        toProvider,
@@ -222,7 +242,14 @@ func (c Config) builds() (function.Builds, error) {
 // Options say what a gateway consists of. Zero values mean the default that
 // the field's comment names.
 type Options struct {
-	Listener        net.Listener // for callers; Run closes it
+	Listener net.Listener // for callers; Run closes it
+	// TLSListener is for callers who are spoken to as TLS says; Run closes it;
+	// nil is none.
+	TLSListener net.Listener
+	TLS         *tls.Config
+	// Proxies stand between callers and the listeners. Its Vouched is the
+	// gateway's own affair.
+	Proxies         web.Proxies
 	MetricsListener net.Listener // for Prometheus; Run closes it; nil serves no metrics
 
 	// ID names this gateway among several that share a provider, which is then

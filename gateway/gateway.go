@@ -106,7 +106,8 @@ func New(o Options) *Gateway {
 	if o.Queue != nil && o.QueueMetrics != nil {
 		g.metrics.AddQueue(o.QueueMetrics, g.queueStates)
 	}
-	g.handler = g.routes()
+	o.Proxies.Vouched = g.fromQueue
+	g.handler = o.Proxies.Behind(g.routes())
 	return g
 }
 
@@ -168,15 +169,25 @@ func (g *Gateway) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
+// serve answers callers on every listener until ctx ends and they are answered.
 func (g *Gateway) serve(ctx context.Context) error {
 	// Calls of functions last as long as the function may take and streams as
 	// long as somebody listens, so the server bounds headers only; the
 	// management API bounds itself.
-	return web.Serve(ctx, g.o.Listener, g.closing(g.handler), web.ServeOptions{
+	o := web.ServeOptions{
 		Drain:          g.o.Drain,
 		MaxHeaderBytes: g.o.MaxHeaderBytes,
 		Log:            g.o.Log,
-	})
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	h := g.closing(g.handler)
+	group.Go(func() error { return web.Serve(ctx, g.o.Listener, h, o) })
+	if g.o.TLSListener != nil {
+		encrypted := o
+		encrypted.TLS = g.o.TLS
+		group.Go(func() error { return web.Serve(ctx, g.o.TLSListener, h, encrypted) })
+	}
+	return group.Wait()
 }
 
 // closing asks callers to leave the connections of a gateway that stops, each

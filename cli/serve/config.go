@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/graphene-faas/graphene/gateway"
 	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/function"
 )
@@ -38,6 +39,7 @@ type Config struct {
 	QueueMaxPerFunction int               `env:"GRAPHENE_QUEUE_MAX_PER_FUNCTION" envDefault:"100" doc:"asynchronous calls of one function that run at once"`
 	QueueCallbackPermit string            `env:"GRAPHENE_QUEUE_CALLBACK_PERMIT" doc:"private networks that callbacks may go to, such as 10.0.0.0/8,192.168.1.0/24"`
 	QueueCallbackSecret string            `env:"GRAPHENE_QUEUE_CALLBACK_SECRET" doc:"file with the secret that signs callbacks"`
+	gateway.Edge
 	trace.Settings
 	LogFormat string `env:"GRAPHENE_LOG_FORMAT" envDefault:"text" doc:"text or json"`
 	LogLevel  string `env:"GRAPHENE_LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`

@@ -78,6 +78,17 @@ func Run(ctx context.Context, o Options) (err error) {
 	if metrics != nil {
 		defer metrics.Close()
 	}
+	proxies, err := o.Proxies()
+	if err != nil {
+		return err
+	}
+	encrypted, tlsConfig, err := o.Encrypted(o.Log)
+	if err != nil {
+		return err
+	}
+	if encrypted != nil {
+		defer encrypted.Close()
+	}
 	tracer, err := trace.Open(ctx, o.Settings, "graphene", o.Version.Release, o.Log)
 	if err != nil {
 		return err
@@ -135,6 +146,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	front := gateway.New(gateway.Options{
 		Listener:        listener,
 		MetricsListener: metrics,
+		TLSListener:     encrypted,
+		TLS:             tlsConfig,
+		Proxies:         proxies,
 		Provider:        web.InProcess(functionsAPI.Handler()),
 		Authenticator:   auth.NewBasic(user, password),
 		Tokens:          tokens,
@@ -169,6 +183,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	if created {
 		o.Log.Info("administrator created", "user", user, "password_file", dir.join("auth/basic-auth-password"))
+	}
+	if encrypted != nil {
+		o.Log.Info("the gateway answers over TLS too", "address", encrypted.Addr())
 	}
 	if metrics != nil {
 		o.Log.Info("metrics are served", "address", metrics.Addr())

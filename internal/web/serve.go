@@ -3,6 +3,7 @@ package web
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,6 +30,8 @@ type ServeOptions struct {
 	IdleTimeout time.Duration
 	// MaxHeaderBytes bounds a request's headers; 0 is 1 MiB.
 	MaxHeaderBytes int
+	// TLS is how callers are spoken to; nil is without. See [TLSFiles].
+	TLS *tls.Config
 	// Log takes the server's own complaints, such as TLS handshakes that fail.
 	Log *slog.Logger
 }
@@ -55,8 +58,7 @@ func UntilDrain(ctx context.Context) (context.Context, context.CancelFunc) {
 // notice.
 const stragglers = 5 * time.Second
 
-// Serve answers requests on ln with h, over HTTP/1 and HTTP/2 without TLS,
-// until ctx ends; then it stops accepting and waits for the requests in
+// Serve answers requests on ln with h, over HTTP/1 and HTTP/2, until ctx ends; then it stops accepting and waits for the requests in
 // flight, upgraded connections among them, as long as o.Drain allows. What is
 // left then is cut off: connections close and contexts end. Serve returns
 // when every handler has, with nil if the end was ctx's doing. It closes ln in
@@ -64,7 +66,8 @@ const stragglers = 5 * time.Second
 func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
+	protocols.SetHTTP2(o.TLS != nil)
+	protocols.SetUnencryptedHTTP2(o.TLS == nil)
 	// Requests outlive ctx while they drain, so they do not inherit its end.
 	requests, cutOff := context.WithCancel(context.WithValue(context.WithoutCancel(ctx), servingKey{}, ctx))
 	defer cutOff()
@@ -72,6 +75,7 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions)
 	srv := &http.Server{
 		Handler:           running.count(reportPanics(o.Log, h)),
 		Protocols:         &protocols,
+		TLSConfig:         o.TLS,
 		ReadHeaderTimeout: cmp.Or(o.ReadHeaderTimeout, 10*time.Second),
 		ReadTimeout:       o.ReadTimeout,
 		WriteTimeout:      o.WriteTimeout,
@@ -87,6 +91,10 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions)
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
+		if o.TLS != nil {
+			failed = srv.ServeTLS(ln, "", "")
+			return
+		}
 		failed = srv.Serve(ln)
 	}()
 	select {
