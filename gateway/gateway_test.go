@@ -29,6 +29,7 @@ import (
 	"github.com/graphene-faas/graphene/gateway/invoke"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/iam"
 	"github.com/graphene-faas/graphene/internal/testkit"
 	"github.com/graphene-faas/graphene/internal/testkit/natstest"
 	"github.com/graphene-faas/graphene/internal/web"
@@ -255,7 +256,7 @@ func (p *platform) refusedRoutes(t *testing.T, open []string) []string {
 
 func TestTheReferencePageListsTheRoutesOfTheManagementAPI(t *testing.T) {
 	known := map[string]bool{}
-	for _, a := range auth.Actions() {
+	for _, a := range iam.Actions() {
 		known[string(a)] = true
 	}
 	var page strings.Builder

@@ -12,6 +12,7 @@ import (
 	"github.com/graphene-faas/graphene/gateway/invoke"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/iam"
 	"github.com/graphene-faas/graphene/internal/web"
 )
 
@@ -62,7 +63,7 @@ func (g *Gateway) guarded(next http.Handler) http.Handler {
 // something, and has the request's line in the log say so: what was asked for,
 // and which rule decided.
 func (g *Gateway) may(ctx context.Context, action, namespace, name string) error {
-	d := auth.Decide(auth.CallerOf(ctx), auth.Action(action), auth.Resource{Namespace: namespace, Name: name})
+	d := auth.Decide(auth.CallerOf(ctx), iam.Action(action), iam.Resource{Namespace: namespace, Name: name})
 	attrs := []slog.Attr{slog.String("action", string(d.Action)), slog.String("resource", d.Resource.String()), slog.Bool("allowed", d.Err() == nil)}
 	if d.Rule != "" {
 		attrs = append(attrs, slog.String("rule", d.Rule))
@@ -84,7 +85,7 @@ func (g *Gateway) admit(r *http.Request, ref function.Ref, annotations map[strin
 	caller, err := g.authenticate(r)
 	if err == nil {
 		web.Annotate(r.Context(), slog.String("caller", caller.String()))
-		err = auth.May(caller, auth.FunctionInvoke, auth.Resource{Namespace: ref.Namespace, Name: ref.Name})
+		err = auth.May(caller, iam.FunctionInvoke, iam.Resource{Namespace: ref.Namespace, Name: ref.Name})
 	}
 	if caller.Admin {
 		r.Header.Del("Authorization")
@@ -99,7 +100,7 @@ func (g *Gateway) refused(ctx context.Context, from string, caller auth.Caller, 
 		return nil
 	}
 	g.o.Log.LogAttrs(ctx, slog.LevelInfo, "call refused", slog.String("caller", caller.String()), slog.String("from", from),
-		slog.String("action", string(auth.FunctionInvoke)), slog.String("resource", auth.Resource{Namespace: ref.Namespace, Name: ref.Name}.String()),
+		slog.String("action", string(iam.FunctionInvoke)), slog.String("resource", iam.Resource{Namespace: ref.Namespace, Name: ref.Name}.String()),
 		slog.String("call_id", web.CallID(ctx)), slog.String("reason", err.Error()))
 	if errors.Is(err, fault.Unauthenticated) {
 		return &web.Challenge{Want: wantToken, Err: err}
@@ -158,7 +159,7 @@ func (g *Gateway) mayInvokeGuarded(ctx context.Context, ref function.Ref) error 
 	s, _ := ctx.Value(senderKey{}).(sender)
 	err := s.err
 	if err == nil {
-		err = auth.May(s.caller, auth.FunctionInvoke, auth.Resource{Namespace: ref.Namespace, Name: ref.Name})
+		err = auth.May(s.caller, iam.FunctionInvoke, iam.Resource{Namespace: ref.Namespace, Name: ref.Name})
 	}
 	return g.refused(ctx, s.from, s.caller, ref, err)
 }
@@ -197,12 +198,12 @@ func (g *Gateway) answerCanI(w http.ResponseWriter, r *http.Request) error {
 	if namespace == "*" {
 		namespace = ""
 	}
-	d := auth.Decide(auth.CallerOf(r.Context()), auth.Action(query.Get("action")), auth.Resource{Namespace: namespace, Name: name})
+	d := auth.Decide(auth.CallerOf(r.Context()), iam.Action(query.Get("action")), iam.Resource{Namespace: namespace, Name: name})
 	answer := canI{Caller: d.Caller.String(), Action: string(d.Action), Resource: d.Resource.String(), Allowed: d.Err() == nil, Reason: d.Rule}
 	if err := d.Err(); err != nil {
 		answer.Reason = err.Error()
 	}
-	if d.Action == auth.FunctionInvoke && !answer.Allowed {
+	if d.Action == iam.FunctionInvoke && !answer.Allowed {
 		e, err := g.table.Find(r.Context(), name+"."+namespace)
 		switch {
 		case g.o.Tokens == nil:

@@ -9,8 +9,8 @@ import (
 	"github.com/gorilla/mux"
 
 	"github.com/graphene-faas/graphene/gateway/async"
-	"github.com/graphene-faas/graphene/gateway/auth"
 	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/iam"
 	"github.com/graphene-faas/graphene/internal/web"
 )
 
@@ -107,9 +107,9 @@ func (g *Gateway) systemRoutes() *mux.Router {
 // their transfer is not bounded in time.
 func (g *Gateway) registryRoutes() http.Handler {
 	return web.Handler(g.o.Log, func(w http.ResponseWriter, r *http.Request) error {
-		action := auth.FunctionCreate // who may deploy may push what is deployed
+		action := iam.FunctionCreate // who may deploy may push what is deployed
 		if r.Method == http.MethodGet || r.Method == http.MethodHead {
-			action = auth.FunctionGet
+			action = iam.FunctionGet
 		}
 		if err := g.may(r.Context(), string(action), "", ""); err != nil {
 			return err

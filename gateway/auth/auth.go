@@ -1,13 +1,13 @@
 // Package auth finds out who sent a request and decides what they may do.
 //
 // An [Authenticator] turns a request into a [Caller] or refuses it; [Decide]
-// decides, from the caller, an [Action] and a [Resource] alone. Everything is
+// decides, from the caller, an action and a resource alone. Everything is
 // refused that nothing allows: a request without a caller may do nothing. The
 // rest of the platform sees callers and never credentials.
 //
 // Start with [EnsureCredentials] and [NewBasic] for the built-in
 // administrator, and with [OpenTokens] for the bearers of tokens of trusted
-// issuers, whose rights follow from a file of [Rules].
+// issuers, whose rights follow from the rules of package iam.
 package auth
 
 import (
@@ -16,6 +16,7 @@ import (
 	"net/http"
 
 	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/iam"
 )
 
 // A Caller is who sent a request. The zero Caller is nobody.
@@ -28,8 +29,34 @@ type Caller struct {
 	Issuer string
 	// Admin callers may do everything.
 	Admin bool
-	// rights are what others may do.
-	rights *rights
+	// known is what is known of the others.
+	known *known
+}
+
+// known is what is known of a caller who is not the administrator. It is not
+// changed.
+type known struct {
+	claims iam.Claims
+	rights *iam.Rights
+}
+
+// Roles returns the names of the roles that c has, in order. The administrator
+// has none, and needs none.
+func (c Caller) Roles() []string {
+	if c.known == nil {
+		return nil
+	}
+	return c.known.rights.Roles
+}
+
+// Claim returns what the caller's issuer says of them: the values of a claim,
+// which is named as in conditions, without "jwt:". It is nil if the issuer says
+// nothing of that name.
+func (c Caller) Claim(path string) []string {
+	if c.known == nil {
+		return nil
+	}
+	return c.known.claims.Values(path)
 }
 
 // String returns the caller's name, which is unique.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/graphene-faas/graphene/gateway/auth"
 	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/iam"
 )
 
 func request(user, password string) *http.Request {
@@ -60,15 +61,15 @@ func TestAChainStopsAtTheFirstMemberThatUnderstandsTheCredentials(t *testing.T) 
 }
 
 func TestNobodyMayDoAnythingAndOnlyAdministratorsMayDoAll(t *testing.T) {
-	resource := auth.Resource{Namespace: "fn", Name: "echo"}
-	if err := auth.May(auth.Caller{}, auth.FunctionList, resource); !errors.Is(err, fault.Unauthenticated) {
+	resource := iam.Resource{Namespace: "fn", Name: "echo"}
+	if err := auth.May(auth.Caller{}, iam.FunctionList, resource); !errors.Is(err, fault.Unauthenticated) {
 		t.Errorf("nobody: %v, want fault.Unauthenticated", err)
 	}
-	err := auth.May(auth.Caller{Subject: "eve"}, auth.FunctionDelete, resource)
+	err := auth.May(auth.Caller{Subject: "eve"}, iam.FunctionDelete, resource)
 	if !errors.Is(err, fault.Denied) || err.Error() != "eve may not do Function:Delete on fn:echo" {
 		t.Errorf("somebody: %v, want fault.Denied with the action and the resource", err)
 	}
-	if err := auth.May(auth.Caller{Subject: "admin", Admin: true}, auth.FunctionDelete, resource); err != nil {
+	if err := auth.May(auth.Caller{Subject: "admin", Admin: true}, iam.FunctionDelete, resource); err != nil {
 		t.Errorf("administrator: %v", err)
 	}
 	if err := auth.May(auth.Caller{Subject: "admin", Admin: true}, "Function:Typo", resource); !errors.Is(err, fault.Denied) {
@@ -80,7 +81,7 @@ func TestNobodyMayDoAnythingAndOnlyAdministratorsMayDoAll(t *testing.T) {
 }
 
 func TestResourcesAreWrittenAsInPolicies(t *testing.T) {
-	for want, r := range map[string]auth.Resource{
+	for want, r := range map[string]iam.Resource{
 		"*": {}, "fn:*": {Namespace: "fn"}, "fn:echo": {Namespace: "fn", Name: "echo"},
 	} {
 		if got := r.String(); got != want {

@@ -24,14 +24,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/iam"
 )
-
-// algorithms are those by which a token may be signed: the ones with a public
-// key. A secret shared with the issuer would be one more thing to steal, and
-// "none" is no signature.
-var algorithms = []string{
-	"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
-}
 
 const (
 	defaultSkew = 30 * time.Second
@@ -55,7 +49,7 @@ const (
 // An issuer verifies the tokens of one trusted issuer. Its keys are fetched in
 // the background, and kept while the issuer is away.
 type issuer struct {
-	Issuer
+	iam.Issuer
 	config oidc.Config
 	skew   time.Duration
 	client *http.Client
@@ -78,7 +72,7 @@ type keys struct {
 	all      []jose.JSONWebKey
 }
 
-func newIssuer(spec Issuer, o TokensOptions) (*issuer, error) {
+func newIssuer(spec iam.Issuer, o TokensOptions) (*issuer, error) {
 	i := &issuer{
 		Issuer:  spec,
 		skew:    defaultSkew,
@@ -91,7 +85,7 @@ func newIssuer(spec Issuer, o TokensOptions) (*issuer, error) {
 		config: oidc.Config{SkipClientIDCheck: true, SkipExpiryCheck: true, SupportedSigningAlgs: spec.Algorithms},
 	}
 	if len(spec.Algorithms) == 0 {
-		i.config.SupportedSigningAlgs = algorithms
+		i.config.SupportedSigningAlgs = iam.Algorithms()
 	}
 	if spec.ClockSkew != nil {
 		i.skew = spec.ClockSkew.Std()
@@ -377,7 +371,7 @@ var errMalformed = fault.Unauthenticated.Errorf("the token is malformed")
 // verify returns the claims of a token that this issuer made for this
 // platform, and the keys that proved it. Errors are fault.Unauthenticated, or
 // fault.Unavailable if it cannot be known.
-func (i *issuer) verify(ctx context.Context, raw string, now time.Time) (Claims, *keys, error) {
+func (i *issuer) verify(ctx context.Context, raw string, now time.Time) (iam.Claims, *keys, error) {
 	v := &verification{issuer: i}
 	token, err := oidc.NewVerifier(i.Iss, v, &i.config).Verify(ctx, raw)
 	if err != nil {
@@ -387,7 +381,7 @@ func (i *issuer) verify(ctx context.Context, raw string, now time.Time) (Claims,
 		i.log.Debug("a token was refused", "issuer", i.Name, "err", err)
 		return nil, nil, fault.Unauthenticated.Errorf("the token is malformed, or signed in a way that is not allowed")
 	}
-	claims, err := parseClaims(v.payload)
+	claims, err := iam.ParseClaims(v.payload)
 	if err != nil {
 		return nil, nil, errMalformed
 	}
@@ -398,7 +392,7 @@ func (i *issuer) verify(ctx context.Context, raw string, now time.Time) (Claims,
 const maxSubject = 255
 
 // check checks everything about a token but its signature.
-func (i *issuer) check(token *oidc.IDToken, claims Claims, now time.Time) error {
+func (i *issuer) check(token *oidc.IDToken, claims iam.Claims, now time.Time) error {
 	if _, ok := claims["events"]; ok {
 		return fault.Unauthenticated.Errorf("the token tells of an event, such as a logout, and is no proof of who sends it")
 	}
@@ -411,10 +405,10 @@ func (i *issuer) check(token *oidc.IDToken, claims Claims, now time.Time) error 
 	if len(i.Azp) > 0 {
 		// Which client a token was made for is said by azp, and by issuers that
 		// do not know that claim in one of these.
-		client := claims.text("azp")
+		client := claims.Text("azp")
 		for _, other := range []string{"client_id", "appid"} {
 			if client == "" {
-				client = claims.text(other)
+				client = claims.Text(other)
 			}
 		}
 		if !slices.Contains(i.Azp, client) {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/iam"
 )
 
 const (
@@ -80,7 +81,7 @@ type Tokens struct {
 // replaced, never changed.
 type state struct {
 	text    []byte // of the file
-	rules   *Rules
+	rules   *iam.Rules
 	issuers map[string]*issuer // by iss
 	cache   cache
 }
@@ -112,7 +113,7 @@ func OpenTokens(o TokensOptions) (*Tokens, error) {
 // next returns the state that text means. Issuers that are as in old keep
 // their keys.
 func (t *Tokens) next(text []byte, old *state) (*state, error) {
-	rules, err := ParseRules(text)
+	rules, err := iam.ParseRules(text)
 	if err != nil {
 		return nil, err
 	}
@@ -132,11 +133,11 @@ func (t *Tokens) next(text []byte, old *state) (*state, error) {
 }
 
 // Issuers returns the issuers that are trusted now. They are not to be changed.
-func (t *Tokens) Issuers() []Issuer { return t.state.Load().rules.Issuers }
+func (t *Tokens) Issuers() []iam.Issuer { return t.state.Load().rules.Issuers }
 
 func (t *Tokens) report(s *state) {
 	t.o.Log.Info("rules of identity are in force", "file", t.o.File, "issuers", len(s.rules.Issuers), "policies", len(s.rules.Policies), "roles", len(s.rules.Roles))
-	for _, role := range s.rules.open() {
+	for _, role := range s.rules.Open() {
 		t.o.Log.Warn("a role can be had by callers of every issuer, who may share names: give it the condition jwt:iss", "role", role)
 	}
 	for _, i := range s.rules.Issuers {
@@ -262,7 +263,7 @@ func (t *Tokens) Verify(ctx context.Context, raw string) (Caller, error) {
 	if err != nil {
 		return Caller{}, errMalformed
 	}
-	caller := Caller{Subject: claims.text("sub"), Issuer: i.Name, rights: s.rules.rights(claims)}
+	caller := Caller{Subject: claims.Text("sub"), Issuer: i.Name, known: &known{claims, s.rules.Rights(claims)}}
 	s.cache.put(key, &verified{caller: caller, until: time.Unix(end, 0).Add(i.skew), issuer: i, keys: used})
 	return caller, nil
 }

@@ -24,6 +24,7 @@ import (
 
 	"github.com/graphene-faas/graphene/gateway/auth"
 	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/iam"
 	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
@@ -65,7 +66,7 @@ func run(t testing.TB, text string, net network, meter auth.Meter) (*auth.Tokens
 	return tokens, file
 }
 
-var echo = auth.Resource{Namespace: "acme", Name: "echo"}
+var echo = iam.Resource{Namespace: "acme", Name: "echo"}
 
 func TestATokenOfATrustedIssuerSaysWhoCallsAndWhatTheyMay(t *testing.T) {
 	corp := newIDP(t, "https://corp.test")
@@ -78,10 +79,10 @@ func TestATokenOfATrustedIssuerSaysWhoCallsAndWhatTheyMay(t *testing.T) {
 			if err != nil || caller.Subject != "alice" || caller.Issuer != "corp" || caller.Admin || caller.String() != "corp/alice" {
 				t.Fatalf("%s, time %d: %+v, %v", alg, i+1, caller, err)
 			}
-			if err := auth.May(caller, auth.FunctionInvoke, echo); err != nil {
+			if err := auth.May(caller, iam.FunctionInvoke, echo); err != nil {
 				t.Error(err)
 			}
-			err = auth.May(caller, auth.FunctionDelete, echo)
+			err = auth.May(caller, iam.FunctionDelete, echo)
 			if !errors.Is(err, fault.Denied) || err.Error() != "alice may not do Function:Delete on acme:echo" {
 				t.Errorf("%v, want the missing right", err)
 			}
@@ -90,7 +91,7 @@ func TestATokenOfATrustedIssuerSaysWhoCallsAndWhatTheyMay(t *testing.T) {
 		if err != nil || caller.Subject != "bob" {
 			t.Errorf("another caller: %+v, %v", caller, err)
 		}
-		if err := auth.May(caller, auth.FunctionInvoke, echo); !errors.Is(err, fault.Denied) {
+		if err := auth.May(caller, iam.FunctionInvoke, echo); !errors.Is(err, fault.Denied) {
 			t.Errorf("without a role: %v, want fault.Denied", err)
 		}
 	}
@@ -386,7 +387,7 @@ func TestRulesAreReadAgainAndWrongOnesChangeNothing(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			return auth.May(caller, auth.FunctionInvoke, echo)
+			return auth.May(caller, iam.FunctionInvoke, echo)
 		}
 		change := func(text string) {
 			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

@@ -1,7 +1,8 @@
-package auth
+package iam
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,79 +21,82 @@ import (
 // done, and of roles, which say by whom. Issuers, policies and roles have the
 // fields of OpenFaaS's JwtIssuer, Policy and Role, and a name.
 type Rules struct {
-	Issuers  []Issuer `yaml:"issuers"`
-	Policies []Policy `yaml:"policies"`
-	Roles    []Role   `yaml:"roles"`
+	Issuers  []Issuer `yaml:"issuers" json:"issuers,omitempty"`
+	Policies []Policy `yaml:"policies" json:"policies,omitempty"`
+	Roles    []Role   `yaml:"roles" json:"roles,omitempty"`
 }
 
 // An Issuer is somebody whose tokens are believed.
 type Issuer struct {
-	Name string `yaml:"name"` // for logs and metrics
+	Name string `yaml:"name" json:"name,omitempty"` // for logs and metrics
 	// Iss is the issuer as tokens name it, to the letter.
-	Iss string `yaml:"iss"`
+	Iss string `yaml:"iss" json:"iss,omitempty"`
 	// Aud lists the audiences that tokens for this platform have; one of them
 	// must be among a token's.
-	Aud List `yaml:"aud"`
+	Aud List `yaml:"aud" json:"aud,omitempty"`
 	// IssInternal is where the issuer is asked for its keys, if that is not Iss.
-	IssInternal string `yaml:"issInternal"`
+	IssInternal string `yaml:"issInternal" json:"issInternal,omitempty"`
 
 	// Azp lists the clients that tokens may have been made for; none is any.
-	Azp List `yaml:"azp"`
+	Azp List `yaml:"azp" json:"azp,omitempty"`
 	// Algorithms lists how tokens may be signed; none is every algorithm with
 	// a public key.
-	Algorithms List `yaml:"algorithms"`
+	Algorithms List `yaml:"algorithms" json:"algorithms,omitempty"`
 	// ClockSkew is how far the issuer's clock may be off; nil is 30s.
-	ClockSkew *function.Duration `yaml:"clockSkew"`
+	ClockSkew *function.Duration `yaml:"clockSkew" json:"clockSkew,omitempty"`
+	// TokenExpiry is how long the platform's own tokens are good that are made
+	// for callers with a token of this issuer; nil is [DefaultExpiry].
+	TokenExpiry *function.Duration `yaml:"tokenExpiry" json:"tokenExpiry,omitempty"`
 	// CAFile holds the certificates by which the issuer is known, in PEM;
 	// none is the system's.
-	CAFile string `yaml:"caFile"`
+	CAFile string `yaml:"caFile" json:"caFile,omitempty"`
 	// JWKSFile holds the issuer's keys, which is then never asked for them.
-	JWKSFile string `yaml:"jwksFile"`
+	JWKSFile string `yaml:"jwksFile" json:"jwksFile,omitempty"`
 
 	// CLI is the client by which the command line logs people in; nil: it has
 	// to be told.
-	CLI *Client `yaml:"cli"`
+	CLI *Client `yaml:"cli" json:"cli,omitempty"`
 	// Web is the client by which browsers log in to this platform; nil: they
 	// cannot, with this issuer.
-	Web *Client `yaml:"web"`
+	Web *Client `yaml:"web" json:"web,omitempty"`
 }
 
 // A Client is how this platform is registered with an issuer.
 type Client struct {
-	ID string `yaml:"clientID"`
+	ID string `yaml:"clientID" json:"clientID,omitempty"`
 	// SecretFile holds the secret of a client that has one.
-	SecretFile string `yaml:"clientSecretFile"`
+	SecretFile string `yaml:"clientSecretFile" json:"clientSecretFile,omitempty"`
 	// Scopes are asked for besides openid; none is what a login needs anywhere:
 	// profile, email and a refresh token.
-	Scopes List `yaml:"scopes"`
+	Scopes List `yaml:"scopes" json:"scopes,omitempty"`
 	// Parameters are sent along when a login begins, such as the audience
 	// that some issuers want to be told.
-	Parameters map[string]string `yaml:"parameters"`
+	Parameters map[string]string `yaml:"parameters" json:"parameters,omitempty"`
 }
 
 // A Policy says what may be done.
 type Policy struct {
-	Name       string      `yaml:"name"`
-	Statements []Statement `yaml:"statement"`
+	Name       string      `yaml:"name" json:"name,omitempty"`
+	Statements []Statement `yaml:"statement" json:"statement,omitempty"`
 }
 
 // A Statement allows actions on resources to callers who meet a condition.
 type Statement struct {
-	Sid       string    `yaml:"sid"`
-	Effect    string    `yaml:"effect"` // Allow
-	Action    List      `yaml:"action"`
-	Resource  List      `yaml:"resource"`
-	Condition Condition `yaml:"condition"`
+	Sid       string    `yaml:"sid" json:"sid,omitempty"`
+	Effect    string    `yaml:"effect" json:"effect,omitempty"` // Allow
+	Action    List      `yaml:"action" json:"action,omitempty"`
+	Resource  List      `yaml:"resource" json:"resource,omitempty"`
+	Condition Condition `yaml:"condition" json:"condition,omitempty"`
 }
 
 // A Role gives policies to callers.
 type Role struct {
-	Name   string `yaml:"name"`
-	Policy List   `yaml:"policy"`
+	Name   string `yaml:"name" json:"name,omitempty"`
+	Policy List   `yaml:"policy" json:"policy,omitempty"`
 	// Principal lists values of claims; every claim must have one of its
 	// values.
-	Principal map[string]List `yaml:"principal"`
-	Condition Condition       `yaml:"condition"`
+	Principal map[string]List `yaml:"principal" json:"principal,omitempty"`
+	Condition Condition       `yaml:"condition" json:"condition,omitempty"`
 }
 
 // A Condition is met if every operator finds one of the values it wants in
@@ -101,6 +105,28 @@ type Condition map[string]map[string]List
 
 // A List is a list of texts; a single text stands for a list of one.
 type List []string
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (l *List) UnmarshalJSON(text []byte) error {
+	var one any
+	if err := json.Unmarshal(text, &one); err != nil {
+		return err
+	}
+	if _, list := one.([]any); !list && one != nil {
+		s, ok := one.(string)
+		if !ok { // a number or a truth, as it is written
+			s = string(text)
+		}
+		*l = List{s}
+		return nil
+	}
+	var all []string
+	if err := json.Unmarshal(text, &all); err != nil {
+		return err
+	}
+	*l = all
+	return nil
+}
 
 // UnmarshalYAML implements the interface of package yaml.
 func (l *List) UnmarshalYAML(n *yaml.Node) error {
@@ -116,6 +142,13 @@ func (l *List) UnmarshalYAML(n *yaml.Node) error {
 	return nil
 }
 
+// DefaultExpiry and MaxExpiry are how long the platform's own tokens are good
+// where an issuer does not say, and at most.
+const (
+	DefaultExpiry = 30 * time.Minute
+	MaxExpiry     = 7 * 24 * time.Hour
+)
+
 // Limits of a file of rules.
 const (
 	maxRules   = 1 << 20 // bytes
@@ -123,6 +156,13 @@ const (
 	anyMarker  = "ForAnyValue:"
 	claimStart = "jwt:"
 )
+
+// Algorithms lists how tokens of issuers may be signed: by the algorithms with
+// a public key. A secret shared with the issuer would be one more thing to
+// steal, and "none" is no signature.
+func Algorithms() []string {
+	return []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+}
 
 // ParseRules reads a file of rules. Everything that is wrong with it is
 // reported together, as fault.Invalid. A file without issuers is wrong too:
@@ -170,7 +210,7 @@ func (r *Rules) check() []string {
 		if slices.ContainsFunc(r.Issuers[:i], func(o Issuer) bool { return o.Iss == issuer.Iss }) {
 			problem("%s: there are two with the iss %q", where, issuer.Iss)
 		}
-		for _, p := range issuer.check() {
+		for _, p := range issuer.Check() {
 			problem("%s: %s", where, p)
 		}
 	}
@@ -178,40 +218,28 @@ func (r *Rules) check() []string {
 		where := named("policies", i, policy.Name, func(name string) bool {
 			return slices.ContainsFunc(r.Policies[:i], func(o Policy) bool { return o.Name == name })
 		})
-		if len(policy.Statements) == 0 {
-			problem("%s has no statement", where)
-		}
-		for j, s := range policy.Statements {
-			for _, p := range s.check() {
-				problem("%s, statement %d: %s", where, j+1, p)
-			}
+		for _, p := range policy.Check() {
+			problem("%s: %s", where, p)
 		}
 	}
 	for i, role := range r.Roles {
 		where := named("roles", i, role.Name, func(name string) bool {
 			return slices.ContainsFunc(r.Roles[:i], func(o Role) bool { return o.Name == name })
 		})
-		if len(role.Policy) == 0 {
-			problem("%s gives no policy", where)
+		for _, p := range role.Check() {
+			problem("%s: %s", where, p)
 		}
 		for _, name := range role.Policy {
 			if !slices.ContainsFunc(r.Policies, func(p Policy) bool { return p.Name == name }) {
 				problem("%s: there is no policy %q", where, name)
 			}
 		}
-		for key := range role.Principal {
-			if err := checkKey(key); err != "" {
-				problem("%s, principal: %s", where, err)
-			}
-		}
-		for _, p := range role.Condition.check() {
-			problem("%s: %s", where, p)
-		}
 	}
 	return problems
 }
 
-func (i *Issuer) check() (problems []string) {
+// Check returns what is wrong with an issuer, in order; its name aside.
+func (i *Issuer) Check() (problems []string) {
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	for field, text := range map[string]string{"iss": i.Iss, "issInternal": i.IssInternal} {
 		if field == "issInternal" && text == "" {
@@ -226,12 +254,15 @@ func (i *Issuer) check() (problems []string) {
 		problem("aud must name the audience of tokens that are meant for this platform")
 	}
 	for _, a := range i.Algorithms {
-		if !slices.Contains(algorithms, a) {
-			problem("algorithm %q is not one of %s", a, strings.Join(algorithms, ", "))
+		if !slices.Contains(Algorithms(), a) {
+			problem("algorithm %q is not one of %s", a, strings.Join(Algorithms(), ", "))
 		}
 	}
 	if i.ClockSkew != nil && (*i.ClockSkew < 0 || i.ClockSkew.Std() > maxSkew) {
 		problem("clockSkew is %v, want at most %v", i.ClockSkew, maxSkew)
+	}
+	if i.TokenExpiry != nil && (*i.TokenExpiry <= 0 || i.TokenExpiry.Std() > MaxExpiry) {
+		problem("tokenExpiry is %v, want more than 0 and at most %v", i.TokenExpiry, MaxExpiry)
 	}
 	for field, c := range map[string]*Client{"cli": i.CLI, "web": i.Web} {
 		if c != nil && c.ID == "" {
@@ -245,7 +276,35 @@ func (i *Issuer) check() (problems []string) {
 	return problems
 }
 
-func (s *Statement) check() (problems []string) {
+// Check returns what is wrong with a policy, its name aside.
+func (p *Policy) Check() (problems []string) {
+	if len(p.Statements) == 0 {
+		return []string{"there is no statement"}
+	}
+	for i, s := range p.Statements {
+		for _, problem := range s.Check() {
+			problems = append(problems, fmt.Sprintf("statement %d: %s", i+1, problem))
+		}
+	}
+	return problems
+}
+
+// Check returns what is wrong with a role, its name and the existence of its
+// policies aside.
+func (r *Role) Check() (problems []string) {
+	if len(r.Policy) == 0 {
+		problems = append(problems, "it gives no policy")
+	}
+	for key := range r.Principal {
+		if err := checkKey(key); err != "" {
+			problems = append(problems, "principal: "+err)
+		}
+	}
+	return append(problems, r.Condition.check()...)
+}
+
+// Check returns what is wrong with a statement.
+func (s *Statement) Check() (problems []string) {
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	if s.Effect != "Allow" {
 		problem("effect is %q, and there is only Allow: what nothing allows is refused", s.Effect)
@@ -300,151 +359,4 @@ func checkKey(key string) string {
 		return fmt.Sprintf("key is %q, want jwt:CLAIM", key)
 	}
 	return ""
-}
-
-// operators compare a claim's value with one that is wanted.
-var operators = map[string]func(value, want string) bool{
-	"StringEqual":            equal,
-	"StringEquals":           equal,
-	"StringEqualIgnoreCase":  strings.EqualFold,
-	"StringEqualsIgnoreCase": strings.EqualFold,
-	"StringLike":             like,
-}
-
-func equal(value, want string) bool { return value == want }
-
-// like reports whether value is pattern, in which each "*" stands for any
-// text.
-func like(value, pattern string) bool {
-	first, rest, ok := strings.Cut(pattern, "*")
-	if !ok {
-		return value == pattern
-	}
-	value, ok = strings.CutPrefix(value, first)
-	if !ok {
-		return false
-	}
-	for {
-		part, after, more := strings.Cut(rest, "*")
-		if !more {
-			return strings.HasSuffix(value, part)
-		}
-		i := strings.Index(value, part)
-		if i < 0 {
-			return false
-		}
-		value, rest = value[i+len(part):], after
-	}
-}
-
-// met reports whether a caller with these claims meets c. No condition is met
-// by everybody.
-func (c Condition) met(claims Claims) bool {
-	for operator, wanted := range c {
-		name, anyOf := strings.CutPrefix(operator, anyMarker)
-		compare := operators[name]
-		for key, values := range wanted {
-			if !claims.has(strings.TrimPrefix(key, claimStart), anyOf, values, compare) {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-// applies reports whether a caller with these claims has the role.
-func (r *Role) applies(claims Claims) bool {
-	for key, values := range r.Principal {
-		if !claims.has(strings.TrimPrefix(key, claimStart), false, values, equal) {
-			return false
-		}
-	}
-	return r.Condition.met(claims)
-}
-
-// rights returns what a caller with these claims may do.
-func (r *Rules) rights(claims Claims) *rights {
-	all := new(rights)
-	for _, role := range r.Roles {
-		if !role.applies(claims) {
-			continue
-		}
-		for _, name := range role.Policy {
-			i := slices.IndexFunc(r.Policies, func(p Policy) bool { return p.Name == name })
-			for j, s := range r.Policies[i].Statements {
-				if s.Condition.met(claims) {
-					rule := fmt.Sprintf("role %s, policy %s, statement %s", role.Name, name, statementName(s, j))
-					all.allowed = append(all.allowed, right{actions: s.Action, resources: s.Resource, rule: rule})
-				}
-			}
-		}
-	}
-	return all
-}
-
-func statementName(s Statement, i int) string {
-	if s.Sid != "" {
-		return s.Sid
-	}
-	return fmt.Sprint(i + 1)
-}
-
-// rights are what one caller may do.
-type rights struct{ allowed []right }
-
-// A right allows actions on resources.
-type right struct {
-	actions, resources List
-	rule               string // where the right comes from, for people
-}
-
-// allows returns the rule that allows action on r, and whether there is one.
-func (r *rights) allows(action Action, resource Resource) (rule string, ok bool) {
-	for _, right := range r.allowed {
-		if slices.ContainsFunc(right.actions, func(a string) bool { return actionMatches(a, action) }) &&
-			slices.ContainsFunc(right.resources, resource.in) {
-			return right.rule, true
-		}
-	}
-	return "", false
-}
-
-// actionMatches reports whether a policy's action, which may be "*" or
-// "Function:*", covers action.
-func actionMatches(pattern string, action Action) bool {
-	if pattern == "*" || pattern == string(action) {
-		return true
-	}
-	kind, ok := strings.CutSuffix(pattern, "*")
-	return ok && strings.HasSuffix(kind, ":") && strings.HasPrefix(string(action), kind)
-}
-
-// in reports whether a policy's resource covers r.
-func (r Resource) in(pattern string) bool {
-	if pattern == "*" {
-		return true
-	}
-	namespace, name, _ := strings.Cut(pattern, ":")
-	return r.Namespace != "" && r.Namespace == namespace && (name == "*" || name == r.Name)
-}
-
-// open lists the roles that callers of every issuer can have, where there are
-// several: two issuers may give the same name to different people.
-func (r *Rules) open() []string {
-	if len(r.Issuers) < 2 {
-		return nil
-	}
-	var names []string
-	for _, role := range r.Roles {
-		_, bound := role.Principal[claimStart+"iss"]
-		for _, claims := range role.Condition {
-			if _, ok := claims[claimStart+"iss"]; ok {
-				bound = true
-			}
-		}
-		if !bound {
-			names = append(names, role.Name)
-		}
-	}
-	return names
 }

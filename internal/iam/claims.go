@@ -1,4 +1,4 @@
-package auth
+package iam
 
 import (
 	"bytes"
@@ -12,8 +12,8 @@ import (
 // Claims are what a verified token says of its bearer.
 type Claims map[string]any
 
-// parseClaims reads the payload of a token.
-func parseClaims(payload []byte) (Claims, error) {
+// ParseClaims reads the payload of a token.
+func ParseClaims(payload []byte) (Claims, error) {
 	dec := json.NewDecoder(bytes.NewReader(payload))
 	dec.UseNumber()
 	var c Claims
@@ -23,10 +23,26 @@ func parseClaims(payload []byte) (Claims, error) {
 	return c, nil
 }
 
-// text returns a claim that is a text, "" for any other.
-func (c Claims) text(name string) string {
+// Text returns a claim that is a text, "" for any other.
+func (c Claims) Text(name string) string {
 	s, _ := c[name].(string)
 	return s
+}
+
+// Values returns the values of the claim at path as texts: one, or those of a
+// list. It is nil if there is no such claim, or if it is of another kind.
+func (c Claims) Values(path string) []string {
+	found, ok := lookUp(c, path)
+	if !ok {
+		return nil
+	}
+	var all []string
+	for _, v := range values(found) {
+		if s, ok := scalar(v); ok {
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 // has reports whether the claim at path has, by compare, one of the values
