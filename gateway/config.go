@@ -167,6 +167,7 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (_ Options,
 		MaxBody:         int64(c.MaxBody),
 		MaxAPIBody:      int64(c.MaxAPIBody),
 		MaxWaiting:      c.MaxWaiting,
+		WakeTimeout:     c.WakeTimeout.Std(),
 		AccessLog:       c.AccessLog,
 		Log:             log,
 	}, nil
@@ -187,7 +188,6 @@ func providerTransport() http.RoundTripper {
 // queueURL returns where NATS is; "" if there is to be no queue.
 func (c Config) queueURL() string {
 	switch {
-		WakeTimeout:     c.WakeTimeout.Std(),
 	case c.NatsURL != "" || c.NatsHost == "":
 		return c.NatsURL
 	case strings.Contains(c.NatsHost, "://"):
