@@ -141,6 +141,7 @@ type Queue struct {
 	opening sync.Mutex // held while the streams are made
 	opened  chan struct{}
 	indexes *indexes
+	counted backlog
 }
 
 // Open is [New], and returns once the queue is open. Errors are

@@ -239,7 +239,7 @@ func TestACallRunsAndItsResultIsKept(t *testing.T) {
 	if h.Get("Traceparent") == "" || h.Get("X-Forwarded-For") == "" {
 		t.Errorf("the function sees neither a trace nor where the call came from: %v", h)
 	}
-	if n, _ := r.Backlog(t.Context()); len(n) != 0 {
+	if n, _ := r.backlog(t.Context()); len(n) != 0 {
 		t.Errorf("the backlog is %v, want none", n)
 	}
 }
@@ -475,7 +475,7 @@ func TestAMessageThatWasStoredTwiceRunsOnce(t *testing.T) {
 	}
 	r.work()
 	r.await(id)
-	eventually(t, "the queue is empty", func() bool { n, err := r.Backlog(t.Context()); return err == nil && len(n) == 0 })
+	eventually(t, "the queue is empty", func() bool { n, err := r.backlog(t.Context()); return err == nil && len(n) == 0 })
 	if runs.Load() != 1 {
 		t.Errorf("%d runs, want 1", runs.Load())
 	}
@@ -574,7 +574,7 @@ func TestACallThatWaitsCanBeCancelled(t *testing.T) {
 	if c := r.await(id); c.State != Cancelled || runs.Load() != 1 {
 		t.Errorf("%s, and %d runs; want cancelled, and the other call's only", c.State, runs.Load())
 	}
-	if n, _ := r.Backlog(t.Context()); len(n) != 0 {
+	if n, _ := r.backlog(t.Context()); len(n) != 0 {
 		t.Errorf("the backlog is %v", n)
 	}
 }
@@ -597,7 +597,7 @@ func TestACallThatRunsCanBeCancelled(t *testing.T) {
 	if c := r.await(id); c.State != Cancelled {
 		t.Errorf("call %+v", c)
 	}
-	eventually(t, "the queue is empty", func() bool { n, err := r.Backlog(t.Context()); return err == nil && len(n) == 0 })
+	eventually(t, "the queue is empty", func() bool { n, err := r.backlog(t.Context()); return err == nil && len(n) == 0 })
 }
 
 func TestAWorkerThatStopsFinishesWhatRunsAndGivesBackTheRest(t *testing.T) {
@@ -652,7 +652,7 @@ func TestACallThatIsDeliveredAgainAfterItsEndIsNotRunAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.work()
-	eventually(t, "the queue is empty", func() bool { n, err := r.Backlog(t.Context()); return err == nil && len(n) == 0 })
+	eventually(t, "the queue is empty", func() bool { n, err := r.backlog(t.Context()); return err == nil && len(n) == 0 })
 	if runs.Load() != 0 {
 		t.Errorf("%d runs, want none", runs.Load())
 	}
@@ -1074,7 +1074,7 @@ func TestManySmallFunctionsAreNotStarvedByALargeOne(t *testing.T) {
 	}
 	r.work()
 	eventually(t, "the small functions are done", func() bool {
-		backlog, err := r.Backlog(ctx)
+		backlog, err := r.backlog(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}

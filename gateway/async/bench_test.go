@@ -36,7 +36,7 @@ func BenchmarkDrain(b *testing.B) {
 	b.ResetTimer()
 	stop := r.work()
 	for {
-		backlog, err := r.Backlog(b.Context())
+		backlog, err := r.backlog(b.Context())
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -226,8 +228,41 @@ func deleteMessage(ctx context.Context, s jetstream.Stream, seq uint64) error {
 	return err
 }
 
-// Backlog counts the calls that wait or run, by QUEUE.NAMESPACE.NAME.
-func (q *Queue) Backlog(ctx context.Context) (map[string]uint64, error) {
+// backlogAge is for how long a count of the backlog is good.
+const backlogAge = time.Second
+
+// A backlog is what [Queue.Backlog] counted last.
+type backlog struct {
+	mu      sync.Mutex
+	counted time.Time
+	calls   map[function.Ref]int
+}
+
+// Backlog counts the calls that wait or run, by function; those that wait for
+// their next try are not among them. It is cheap: the broker keeps these
+// numbers, and is asked for them at most once a second.
+func (q *Queue) Backlog(ctx context.Context) (map[function.Ref]int, error) {
+	q.counted.mu.Lock()
+	defer q.counted.mu.Unlock()
+	if time.Since(q.counted.counted) < backlogAge {
+		return maps.Clone(q.counted.calls), nil
+	}
+	lanes, err := q.backlog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	calls := make(map[function.Ref]int, len(lanes))
+	for where, n := range lanes {
+		_, rest, _ := strings.Cut(where, ".")
+		namespace, name, _ := strings.Cut(rest, ".")
+		calls[function.Ref{Name: name, Namespace: namespace}] += int(n)
+	}
+	q.counted.calls, q.counted.counted = calls, time.Now()
+	return maps.Clone(calls), nil
+}
+
+// backlog counts the calls that wait or run, by QUEUE.NAMESPACE.NAME.
+func (q *Queue) backlog(ctx context.Context) (map[string]uint64, error) {
 	if err := q.ready(); err != nil {
 		return nil, err
 	}
@@ -261,7 +296,7 @@ func (q *Queue) Queues(ctx context.Context) ([]QueueInfo, error) {
 		return queues[name]
 	}
 	of(DefaultQueue)
-	backlog, err := q.Backlog(ctx)
+	backlog, err := q.backlog(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -175,7 +175,7 @@ func (w *Worker) discover(ctx context.Context) {
 	tick := time.NewTicker(w.o.Poll)
 	defer tick.Stop()
 	for {
-		backlog, err := w.q.Backlog(ctx)
+		backlog, err := w.q.backlog(ctx)
 		if err != nil && ctx.Err() == nil {
 			w.log.Warn("cannot look for calls", "err", err)
 		}

@@ -325,9 +325,13 @@ func (b *broker) drain() (float64, error) {
 	var stop func()
 	rate, err := paced(drainCalls/acceptors*acceptors, func() error {
 		stop = b.work()
+		calls, err := b.js.Stream(context.Background(), "GRAPHENE_CALLS")
+		if err != nil {
+			return err
+		}
 		for {
-			backlog, err := b.queue.Backlog(context.Background())
-			if err != nil || len(backlog) == 0 {
+			info, err := calls.Info(context.Background())
+			if err != nil || info.State.Msgs == 0 {
 				return err
 			}
 			time.Sleep(5 * time.Millisecond)
