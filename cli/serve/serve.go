@@ -165,6 +165,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		MaxHeaderBytes:  int(o.MaxHeader),
 		MaxBody:         int64(o.MaxBody),
 		MaxWaiting:      o.MaxWaiting,
+		WakeTimeout:     o.WakeTimeout.Std(),
 		Log:             o.Log,
 	})
 	url := address(listener)
@@ -179,7 +180,6 @@ func Run(ctx context.Context, o Options) (err error) {
 		if err := o.LogIn(url, user, password); err != nil {
 			o.Log.Warn("the command line could not be logged in", "gateway", url, "err", err)
 		}
-		WakeTimeout:     o.WakeTimeout.Std(),
 	}
 	if created {
 		o.Log.Info("administrator created", "user", user, "password_file", dir.join("auth/basic-auth-password"))
