@@ -13,9 +13,15 @@ type Endpoints struct {
 	// Desired is the number of replicas that should run; 0 is asleep.
 	Desired int `json:"desired"`
 	// Min is the number of replicas to wake the function with, at least 1.
-	Min      int       `json:"min"`
+	Min int `json:"min"`
+	// Scale is what the function's labels say about its number of replicas.
+	Scale Scale `json:"scale"`
+	// Room bounds that number besides; nil is no bound.
+	Room     *Room     `json:"room,omitempty"`
 	Replicas []Replica `json:"replicas,omitempty"`
-	Settings Settings  `json:"settings"`
+	// Rest says how the function is kept while Desired is 0, where that is known.
+	Rest     *Rest    `json:"rest,omitempty"`
+	Settings Settings `json:"settings"`
 	// Annotations are those of the function that say how it is called: see
 	// [CallAnnotations].
 	Annotations map[string]string `json:"annotations,omitempty"`
@@ -57,6 +63,9 @@ type Replica struct {
 	// Ready is what the provider last knew. A replica with an address that is
 	// not ready yet may be probed by whoever waits for it.
 	Ready bool `json:"ready"`
+	// Tier is how warm the replica is. One that is not Hot is not Ready and
+	// answers nothing, not even a probe, until it is Hot again.
+	Tier Tier `json:"tier,omitempty"`
 	// Slots is how many requests the replica handles at once; 0 is unlimited.
 	Slots int `json:"slots,omitempty"`
 	// Guessed says that Slots is only what the settings let one expect. The

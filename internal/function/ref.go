@@ -101,8 +101,15 @@ func ValidSecretName(s string) error {
 const (
 	LabelName = "faas_function" // added to the labels of every function
 
-	LabelScaleMin = "com.openfaas.scale.min"
-	LabelScaleMax = "com.openfaas.scale.max"
+	LabelScaleMin        = "com.openfaas.scale.min"
+	LabelScaleMax        = "com.openfaas.scale.max"
+	LabelScaleType       = "com.openfaas.scale.type"
+	LabelScaleTarget     = "com.openfaas.scale.target"
+	LabelScaleProportion = "com.openfaas.scale.target-proportion"
+	LabelScaleZero       = "com.openfaas.scale.zero"
+	LabelScaleZeroAfter  = "com.openfaas.scale.zero-duration"
+	LabelScaleDownWindow = "com.openfaas.scale.down.window"
+	LabelScaleFactor     = "com.openfaas.scale.factor"
 
 	AnnotationQueue = "com.openfaas.queue"  // which queue asynchronous calls go through
 	AnnotationRetry = "com.openfaas.retry." // begins those that say how asynchronous calls are tried again

@@ -20,11 +20,13 @@ import (
 // Deployment (nil if there is none yet) and its pods. throughService hides the
 // pods behind the function's Service.
 func endpoints(f *Function, w *workload, pods map[string]*corev1.Pod, throughService bool) function.Endpoints {
+	scale := scaleOf(f)
 	e := function.Endpoints{
 		Ref:         function.Ref{Name: f.Name, Namespace: f.Namespace},
 		Revision:    f.Generation,
 		Desired:     desired(f, w),
-		Min:         max(1, scaleOf(f).Min),
+		Min:         max(1, scale.Min),
+		Scale:       scale,
 		Settings:    settingsOf(f),
 		Annotations: function.CallAnnotations(f.Spec.Annotations),
 		Failure:     failureOf(f, w, pods),

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"reflect"
 	"slices"
 	"sync"
@@ -501,6 +502,10 @@ func (f *supervisor) endpoints() function.Endpoints {
 	// A label that cannot be read was refused when the function was deployed.
 	if scale, err := function.ReadScale(f.rec.Target.labels()); err == nil {
 		e.Min = f.rec.Target.atMost(max(1, scale.Min))
+		e.Scale = scale
+	}
+	if f.rec.Target.Port != "" {
+		e.Room = &function.Room{Replicas: f.rec.Target.atMost(math.MaxInt), Reason: f.rec.Target.note()}
 	}
 	for _, r := range f.replicas {
 		if r.leaving || !r.listening {
