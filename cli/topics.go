@@ -41,7 +41,11 @@ annotations:
 
 `)
 	for _, s := range function.ListSettings() {
-		fmt.Fprintf(&long, "    %-14s %s (default %s)\n", s.Name, s.Doc, s.Default)
+		fmt.Fprintf(&long, "    %-14s %s", s.Name, s.Doc)
+		if s.Default != "" {
+			fmt.Fprintf(&long, " (default %s)", s.Default)
+		}
+		long.WriteByte('\n')
 	}
 	long.WriteString(`
 "-f NAME.yml" also works where there is no such file, but a stack.yaml that has

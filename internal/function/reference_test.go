@@ -2,6 +2,7 @@ package function_test
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"testing"
 
@@ -26,7 +27,7 @@ function. The watchdog gets all of them as environment variables. Times are whol
 |---|---|---|---|---|
 `)
 	for _, s := range function.ListSettings() {
-		fmt.Fprintf(&b, "| `%s` | `%s` | %s | %s | %s |\n", s.Name, s.Annotation, s.Type, s.Default, s.Doc)
+		fmt.Fprintf(&b, "| `%s` | `%s` | %s | %s | %s |\n", s.Name, s.Annotation, s.Type, cmp.Or(s.Default, "–"), s.Doc)
 	}
 	b.WriteString(`
 OpenFaaS's own labels keep their names:

@@ -33,6 +33,10 @@ type Settings struct {
 	// MaxWaiting bounds the calls that wait at each gateway, for a free slot or
 	// for the first replica; 0 is what the installation says.
 	MaxWaiting int `json:"max_waiting,omitzero" default:"0" doc:"calls that may wait at each gateway for a free slot or for the first replica, more get 429; 0: the installation's, which is 1000 unless changed"`
+	// KeepFrozen and KeepZygote are for how long the last replica of a function
+	// that was scaled to zero by itself stays in each of these tiers.
+	KeepFrozen Span `json:"keep_frozen,omitzero" default:"" doc:"with com.openfaas.scale.zero, embedded: how long the last replica stays in memory, frozen, after the function was put to sleep; 0: not at all; unset: the installation's, which is 10m unless changed"`
+	KeepZygote Span `json:"keep_zygote,omitzero" default:"" doc:"with com.openfaas.scale.zero, embedded: how long a Python function's loaded model stays in memory after that, without workers; 0: not at all; unset: the installation's, which is 1h unless changed"`
 	// MaxInflight bounds the calls one replica handles at once; 0 is one per
 	// worker for Python and unlimited for others.
 	MaxInflight int `json:"max_inflight,omitzero" default:"0" doc:"calls one replica handles at once; 0: one per worker in pool mode, else unlimited"`
@@ -65,7 +69,7 @@ type Setting struct {
 	Name       string // key in stack.yaml, and the watchdog's environment variable
 	Annotation string // how other OpenFaaS clients send it
 	Type       string // duration, number or bytes
-	Default    string
+	Default    string // empty: the installation's
 	Doc        string
 }
 
@@ -145,7 +149,7 @@ func fields() func(yield func(field) bool) {
 			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 			kind := "number"
 			switch f.Type {
-			case reflect.TypeFor[Duration]():
+			case reflect.TypeFor[Duration](), reflect.TypeFor[Span]():
 				kind = "duration"
 			case reflect.TypeFor[Bytes]():
 				kind = "bytes"
@@ -199,6 +203,41 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	}
 	*d = Duration(parsed)
 	return nil
+}
+
+// A Span is a time span that may be left unsaid, which is another thing than
+// none.
+type Span struct {
+	Length Duration
+	Said   bool
+}
+
+// Or returns the span, or d if nothing was said.
+func (s Span) Or(d time.Duration) time.Duration {
+	if s.Said {
+		return s.Length.Std()
+	}
+	return d
+}
+
+// String returns Go's notation, or nothing if nothing was said.
+func (s Span) String() string {
+	if !s.Said {
+		return ""
+	}
+	return s.Length.String()
+}
+
+// MarshalText writes what String returns.
+func (s Span) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText reads a span as [Duration] does, and nothing as unsaid.
+func (s *Span) UnmarshalText(text []byte) error {
+	*s = Span{Said: len(text) > 0}
+	if !s.Said {
+		return nil
+	}
+	return s.Length.UnmarshalText(text)
 }
 
 // Bytes is an amount of memory, written as Kubernetes writes quantities:
