@@ -138,6 +138,7 @@ type detailedStatus struct {
 	// an instance of that revision is ready.
 	Revision  int64              `json:"revision"`
 	Failure   string             `json:"failure,omitempty"`
+	Waiting   string             `json:"waiting,omitempty"`
 	Note      string             `json:"note,omitempty"`
 	Instances []function.Replica `json:"instances,omitempty"`
 	Settings  function.Settings  `json:"settings"`
@@ -166,7 +167,7 @@ func (s *Server) functionStatus(w http.ResponseWriter, r *http.Request) error {
 	}
 	detailed := detailedStatus{FunctionStatus: status}
 	if e, ok := s.hub.endpoints(ref); ok {
-		detailed.Revision, detailed.Failure, detailed.Note = e.Revision, e.Failure, e.Note
+		detailed.Revision, detailed.Failure, detailed.Waiting, detailed.Note = e.Revision, e.Failure, e.Waiting, e.Note
 		detailed.Instances, detailed.Settings = e.Replicas, e.Settings
 	}
 	web.WriteJSON(w, http.StatusOK, detailed)

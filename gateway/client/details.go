@@ -17,6 +17,7 @@ type Details struct {
 	// an instance of that revision is ready.
 	Revision  int64              `json:"revision,omitzero"`
 	Failure   string             `json:"failure,omitempty"` // why the latest version cannot start, when that is known
+	Waiting   string             `json:"waiting,omitempty"` // what keeps replicas from starting that may pass by itself
 	Note      string             `json:"note,omitempty"`    // what is particular about how it runs
 	Instances []function.Replica `json:"instances,omitempty"`
 	Settings  function.Settings  `json:"settings,omitzero"`

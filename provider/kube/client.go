@@ -89,13 +89,18 @@ type informer struct {
 // newInformer keeps what from lists, cut down by trim, and tells h of it.
 // selector restricts it by labels.
 func newInformer[L runtime.Object](from lister[L], example runtime.Object, selector string, trim cache.TransformFunc, h cache.ResourceEventHandler) (informer, error) {
+	return informerOf(from, example, metav1.ListOptions{LabelSelector: selector}, trim, h)
+}
+
+// informerOf is newInformer for what is selected in other ways.
+func informerOf[L runtime.Object](from lister[L], example runtime.Object, which metav1.ListOptions, trim cache.TransformFunc, h cache.ResourceEventHandler) (informer, error) {
 	source := &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			o.LabelSelector = selector
+			o.LabelSelector, o.FieldSelector = which.LabelSelector, which.FieldSelector
 			return from.List(ctx, o)
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.LabelSelector = selector
+			o.LabelSelector, o.FieldSelector = which.LabelSelector, which.FieldSelector
 			return from.Watch(ctx, o)
 		},
 	}
@@ -148,6 +153,14 @@ func (r *Runtime) informers(namespaces []string) ([]informer, error) {
 			func(s *corev1.Service) { r.seen.setService(refOf(s), s.Annotations[annotationSpec]) },
 			func(s *corev1.Service) { r.seen.setService(refOf(s), "") })))
 		add(newInformer(r.clients.CoreV1().Pods(ns), &corev1.Pod{}, function.LabelName, trimPod, on(r.seen.setPod, r.seen.dropPod)))
+		pulls, err := informerOf(r.clients.CoreV1().Events(ns), &corev1.Event{}, metav1.ListOptions{FieldSelector: "reason=" + reasonPulled}, trimPull, on(
+			func(e *corev1.Event) {
+				r.seen.pulled(e.InvolvedObject.Namespace, e.InvolvedObject.Name, pullTime(e.Message))
+			},
+			func(*corev1.Event) {}))
+		// Nothing waits for what only tells where the time went.
+		pulls.synced = func() bool { return true }
+		add(pulls, err)
 	}
 	if r.AllNamespaces {
 		add(newInformer(r.clients.CoreV1().Namespaces(), &corev1.Namespace{}, "", trimNamespace, on(r.namespaces.set, r.namespaces.drop)))

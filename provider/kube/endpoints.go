@@ -18,7 +18,8 @@ import (
 
 // endpoints describes where a function lives, from its resource, its
 // Deployment (nil if there is none yet) and its pods. throughService hides the
-// pods behind the function's Service.
+// pods behind the function's Service. What the starts of replicas have taken
+// is not part of it.
 func endpoints(f *Function, w *workload, pods map[string]*corev1.Pod, throughService bool) function.Endpoints {
 	scale := scaleOf(f)
 	e := function.Endpoints{
@@ -30,6 +31,7 @@ func endpoints(f *Function, w *workload, pods map[string]*corev1.Pod, throughSer
 		Settings:    settingsOf(f),
 		Annotations: function.CallAnnotations(f.Spec.Annotations),
 		Failure:     failureOf(f, w, pods),
+		Waiting:     waitingOf(f, pods),
 	}
 	for _, name := range slices.Sorted(maps.Keys(pods)) {
 		p := pods[name]
@@ -160,13 +162,37 @@ func startFailure(f *Function, w *workload, pods map[string]*corev1.Pod) string 
 // started again; one that ends sooner has failed.
 const ranWell = 10 * time.Second
 
-// podFailure says why a pod does not become ready, when that is known.
-func podFailure(p *corev1.Pod) string {
-	for _, c := range p.Status.Conditions {
-		if c.Type == corev1.PodScheduled && c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
-			return "no node can take a replica: " + c.Message
+// waitingOf says what keeps pods of the newest version from starting although
+// nothing has failed: that no node can take them. A cluster may be about to get
+// one that can, so nobody gives up for it.
+func waitingOf(f *Function, pods map[string]*corev1.Pod) string {
+	var reasons []string
+	for _, p := range pods {
+		if !serves(f, p) || revisionOf(p) != f.Generation {
+			continue
+		}
+		if c := scheduled(p); c.Status == corev1.ConditionFalse && c.Reason == corev1.PodReasonUnschedulable {
+			reasons = append(reasons, "no node can take a replica: "+oneLine(c.Message))
 		}
 	}
+	if len(reasons) == 0 {
+		return ""
+	}
+	return slices.Min(reasons) // any will do, but always the same
+}
+
+// scheduled is the condition that says whether a place was found for p.
+func scheduled(p *corev1.Pod) corev1.PodCondition {
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodScheduled {
+			return c
+		}
+	}
+	return corev1.PodCondition{}
+}
+
+// podFailure says why a pod does not become ready, when that is known.
+func podFailure(p *corev1.Pod) string {
 	for _, c := range p.Status.ContainerStatuses {
 		if waiting := c.State.Waiting; waiting != nil {
 			switch waiting.Reason {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/graphene-faas/graphene/internal/function"
@@ -128,7 +129,7 @@ func ended(after time.Duration, code int32, reason, said string, now corev1.Cont
 func TestWhyAFunctionDoesNotStart(t *testing.T) {
 	running := corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}
 	backOff := corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
-	unschedulable := func(p *corev1.Pod) {
+	unschedulable := func(p *corev1.Pod) { // a node may come that can take it
 		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: "0/1 nodes are available: 1 Insufficient memory."})
 	}
 	quota := &workload{owner: "new", revision: 3, replicas: 1, failure: "no replica can be made: exceeded quota"}
@@ -146,7 +147,7 @@ func TestWhyAFunctionDoesNotStart(t *testing.T) {
 		{"first crash", nil, byName(testPod("a", "", "3", false, ended(time.Second, 3, "Error", "one\n2026/11/23 10:08:20 stderr:   two\n", running))), "the replica ended: exit status 3: one; two"},
 		{"an accident", nil, byName(testPod("a", "", "3", false, ended(time.Hour, 3, "Error", "", running))), ""},
 		{"again and again", nil, byName(testPod("a", "", "3", false, ended(time.Hour, 137, "OOMKilled", "", backOff))), "replicas end again and again: it used more memory than its limit"},
-		{"nowhere", nil, byName(testPod("a", "", "3", false, unschedulable)), "no node can take a replica: 0/1 nodes are available: 1 Insufficient memory."},
+		{"nowhere yet", nil, byName(testPod("a", "", "3", false, unschedulable)), ""},
 		{"quota", quota, nil, "no replica can be made: exceeded quota"},
 		{"quota, of the old version", &workload{owner: "new", revision: 2, replicas: 1, failure: "x"}, nil, ""},
 		{"another is ready", nil, byName(testPod("a", "", "3", false, waits("ImagePullBackOff", "")), testPod("b", "", "3", true)), ""},
@@ -155,6 +156,61 @@ func TestWhyAFunctionDoesNotStart(t *testing.T) {
 	} {
 		if got := failureOf(testFunction(3), tt.w, tt.pods); got != tt.want {
 			t.Errorf("%s: %q, want %q", tt.what, got, tt.want)
+		}
+	}
+}
+
+func TestAPodThatNoNodeCanTakeWaits(t *testing.T) {
+	crowded := func(p *corev1.Pod) {
+		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: corev1.PodReasonUnschedulable, Message: "0/1 nodes are available:\n1 Insufficient memory."})
+	}
+	for _, tt := range []struct {
+		what string
+		pod  *corev1.Pod
+		want string
+	}{
+		{"new", testPod("a", "", "3", false, crowded), "no node can take a replica: 0/1 nodes are available: 1 Insufficient memory."},
+		{"of the old version", testPod("a", "", "2", false, crowded), ""},
+		{"on its way out", testPod("a", "", "3", false, crowded, leaving), ""},
+		{"with a place", testPod("a", "", "3", false), ""},
+	} {
+		e := endpoints(testFunction(3), nil, byName(tt.pod), false)
+		if e.Waiting != tt.want || e.Failure != "" {
+			t.Errorf("%s: waiting %q, failure %q, want %q and none", tt.what, e.Waiting, e.Failure, tt.want)
+		}
+		status := statusOf(snapshot{function: testFunction(3), pods: byName(tt.pod)}, nil, time.Unix(1, 0))
+		if c := meta.FindStatusCondition(status.Conditions, conditionReconciling); c == nil || c.Status != metav1.ConditionTrue || !strings.Contains(c.Message, tt.want) {
+			t.Errorf("%s: the condition is %+v", tt.what, c)
+		}
+	}
+}
+
+func TestTheTimeOfAStartIsTold(t *testing.T) {
+	var b birth
+	at := time.Unix(1000, 0)
+	place := func(p *corev1.Pod) {
+		p.Status.Conditions = append(p.Status.Conditions, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue})
+	}
+	b.see(testPod("a", "", "3", false), at)
+	b.see(testPod("a", "", "3", false, place), at.Add(20*time.Millisecond))
+	b.pulled = 300 * time.Millisecond
+	b.see(testPod("a", "10.0.0.1", "3", false, place), at.Add(470*time.Millisecond))
+	b.see(testPod("a", "10.0.0.1", "3", true, place), at.Add(time.Hour))
+	if got, want := b.startup(), (function.Startup{Pull: function.Duration(300 * time.Millisecond), Start: function.Duration(150 * time.Millisecond)}); got != want {
+		t.Errorf("the start took %+v, want %+v", got, want)
+	}
+	var late birth // who comes when it is over knows nothing of it
+	late.see(testPod("a", "10.0.0.1", "3", true, place), at)
+	if got := late.startup(); got != (function.Startup{}) {
+		t.Errorf("the start that nobody saw took %+v", got)
+	}
+	for message, want := range map[string]time.Duration{
+		`Successfully pulled image "x:1" in 1.25s (3.5s including waiting). Image size: 7 bytes.`: 3500 * time.Millisecond,
+		`Successfully pulled image "x in 9s:1" in 6ms (6ms including waiting)`:                    6 * time.Millisecond,
+		`Container image "x:1" already present on machine`:                                        0,
+	} {
+		if got := pullTime(message); got != want {
+			t.Errorf("%s: %v, want %v", message, got, want)
 		}
 	}
 }

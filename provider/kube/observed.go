@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -39,6 +40,7 @@ type subject struct {
 	workload *workload
 	service  string // identifies the Service's content; empty: there is none
 	pods     map[string]*corev1.Pod
+	births   map[string]*birth // of pods
 	reported *function.Endpoints
 	next     chan struct{} // closed at the next change; nil when nobody waits
 }
@@ -64,7 +66,7 @@ func (o *observed) change(ref function.Ref, apply func(s *subject)) {
 	o.mu.Lock()
 	s, known := o.subjects[ref]
 	if !known {
-		s = &subject{ref: ref, pods: map[string]*corev1.Pod{}}
+		s = &subject{ref: ref, pods: map[string]*corev1.Pod{}, births: map[string]*birth{}}
 		o.subjects[ref] = s
 	}
 	apply(s)
@@ -90,6 +92,11 @@ func (o *observed) report(s *subject) {
 		return
 	}
 	e := endpoints(s.function, s.workload, s.pods, o.throughService)
+	for i, rep := range e.Replicas {
+		if b, known := s.births[rep.ID]; known {
+			e.Replicas[i].Startup = b.startup()
+		}
+	}
 	if s.reported != nil && reflect.DeepEqual(*s.reported, e) {
 		return
 	}
@@ -189,11 +196,39 @@ func (o *observed) setService(ref function.Ref, spec string) {
 }
 
 func (o *observed) setPod(p *corev1.Pod) {
-	o.change(refOf(p), func(s *subject) { s.pods[p.Name] = p })
+	o.change(refOf(p), func(s *subject) {
+		s.pods[p.Name] = p
+		s.birth(p.Name).see(p, time.Now())
+	})
 }
 
 func (o *observed) dropPod(p *corev1.Pod) {
-	o.change(refOf(p), func(s *subject) { delete(s.pods, p.Name) })
+	o.change(refOf(p), func(s *subject) {
+		delete(s.pods, p.Name)
+		delete(s.births, p.Name)
+	})
+}
+
+// pulled notes how long the image of a pod took to come. Of pods that are not
+// known, such as those that are no function's, it takes no note.
+func (o *observed) pulled(namespace, pod string, took time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for ref, s := range o.subjects {
+		if _, its := s.pods[pod]; its && ref.Namespace == namespace {
+			s.birth(pod).pulled = took
+			return
+		}
+	}
+}
+
+func (s *subject) birth(pod string) *birth {
+	b, known := s.births[pod]
+	if !known {
+		b = &birth{}
+		s.births[pod] = b
+	}
+	return b
 }
 
 // reconsider looks again at all functions of a namespace, which has become

@@ -52,6 +52,9 @@ func statusOf(s snapshot, problem error, now time.Time) FunctionStatus {
 	}
 	done := w != nil && w.revision == f.Generation && w.settled && w.updated >= w.replicas && w.available >= w.replicas && w.total <= w.replicas
 	progress := fmt.Sprintf("%d of %d replicas are available", status.AvailableReplicas, replicas)
+	if waiting := waitingOf(f, s.pods); waiting != "" {
+		progress += "; " + waiting
+	}
 	switch {
 	case problem != nil || failure != "" && !done:
 		set(conditionReady, false, reason, failure)

@@ -67,6 +67,20 @@ func trimPod(obj any) (any, error) {
 	return kept, nil
 }
 
+// trimPull cuts down the events by which the kubelet tells of images.
+func trimPull(obj any) (any, error) {
+	e, ok := obj.(*corev1.Event)
+	if !ok {
+		return obj, nil
+	}
+	kept := &corev1.Event{ObjectMeta: trimMeta(&e.ObjectMeta)}
+	kept.InvolvedObject.Namespace, kept.InvolvedObject.Name = e.InvolvedObject.Namespace, e.InvolvedObject.Name
+	if e.InvolvedObject.Kind == "Pod" {
+		kept.Message = e.Message
+	}
+	return kept, nil
+}
+
 func trimDeployment(obj any) (any, error) {
 	d, ok := obj.(*appsv1.Deployment)
 	if !ok {

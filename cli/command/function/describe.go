@@ -95,6 +95,9 @@ func callable(d client.Details) (ok bool, why string) {
 	case d.Replicas == 0:
 		return true, "yes; it sleeps, and the first call wakes it"
 	}
+	if d.Waiting != "" {
+		return false, "not yet: " + firstLine(d.Waiting) + "; calls wait for it"
+	}
 	return false, "not yet: it is starting; calls wait for it"
 }
 

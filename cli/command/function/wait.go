@@ -70,6 +70,9 @@ func (d *deployer) wait(ctx context.Context, ref function.Ref) error {
 
 // progress says how far a function is that does not become ready at once.
 func progress(s client.Details, revision int64) string {
+	if s.Waiting != "" {
+		return firstLine(s.Waiting)
+	}
 	for _, r := range s.Instances {
 		if r.Revision == revision {
 			return "a replica runs and is not ready yet"
