@@ -1,0 +1,88 @@
+package autoscale
+
+import (
+	"time"
+
+	"github.com/graphene-faas/graphene/internal/function"
+)
+
+// A Reading is what a gateway has counted of one function since it knows it.
+// All but the first two only grow, so that the difference of two readings says
+// everything about the time between them.
+type Reading struct {
+	InFlight int // calls that replicas are answering
+	Waiting  int // calls without a replica
+
+	Busy    time.Duration // time spent in flight, all calls together
+	Queued  time.Duration // time spent waiting, all calls together
+	Arrived int64         // calls that came
+}
+
+// ended is how many calls are over.
+func (r Reading) ended() int64 { return r.Arrived - int64(r.InFlight) - int64(r.Waiting) }
+
+// A Load is what gateways saw of one function over a short time. Loads of
+// several gateways add up.
+type Load struct {
+	InFlight int `json:"inFlight"` // now
+	Waiting  int `json:"waiting"`  // now
+
+	Busy   float64 `json:"busy"`   // mean of InFlight
+	Queued float64 `json:"queued"` // mean of Waiting
+	Rate   float64 `json:"rate"`   // calls that came, per second
+	Done   float64 `json:"done"`   // calls that ended, per second
+
+	// Floor is the number of replicas that an alert asks for; 0 is none.
+	Floor int `json:"floor,omitempty"`
+}
+
+// Plus returns what l and m are together.
+func (l Load) Plus(m Load) Load {
+	return Load{
+		InFlight: l.InFlight + m.InFlight,
+		Waiting:  l.Waiting + m.Waiting,
+		Busy:     l.Busy + m.Busy,
+		Queued:   l.Queued + m.Queued,
+		Rate:     l.Rate + m.Rate,
+		Done:     l.Done + m.Done,
+		Floor:    max(l.Floor, m.Floor),
+	}
+}
+
+// between returns the load from reading a to reading b, which is span later.
+func between(a, b Reading, span time.Duration) Load {
+	l := Load{InFlight: b.InFlight, Waiting: b.Waiting}
+	if span > 0 {
+		l.Busy = float64(b.Busy-a.Busy) / float64(span)
+		l.Queued = float64(b.Queued-a.Queued) / float64(span)
+		l.Rate = float64(b.Arrived-a.Arrived) / span.Seconds()
+		l.Done = float64(b.ended()-a.ended()) / span.Seconds()
+	}
+	return l
+}
+
+// A Sample is one moment of one function, and the time just before it.
+type Sample struct {
+	At time.Time
+	// Span is the time that the means of Load are about; it ends at At. Time
+	// that no sample covers is time about which nothing is known.
+	Span time.Duration
+	Load
+	// Partial says that a gateway is missing in Load.
+	Partial bool
+
+	CPU     *float64 // of all replicas together, in thousandths of a core; nil: not known
+	Backlog *int     // asynchronous calls that wait or run; nil: not known
+
+	Desired  int // replicas that should run, by the last decision that anybody made
+	Ready    int
+	Starting int            // of those desired, not ready yet
+	Slots    int            // calls that one replica handles at once; 0: any number
+	Room     *function.Room // nil: no bound
+}
+
+// idle reports whether the function had nothing to do in the time of s, as far
+// as s says.
+func (s Sample) idle() bool {
+	return s.InFlight == 0 && s.Waiting == 0 && s.Busy == 0 && s.Queued == 0 && s.Rate == 0 && s.Floor == 0 && (s.Backlog == nil || *s.Backlog == 0)
+}
