@@ -132,6 +132,9 @@ func (g *Gateway) queueStates(ctx context.Context) ([]metrics.QueueState, error)
 // serves, for those who bring their own server.
 func (g *Gateway) Handler() http.Handler { return g.handler }
 
+// Table is what the gateway knows about functions and the calls to them.
+func (g *Gateway) Table() *invoke.Table { return g.table }
+
 // Run serves until ctx ends. Then it says that it is not healthy any more,
 // stops accepting after Options.ShutdownDelay, lets the requests in flight
 // finish within Options.Drain, and returns nil. It returns an error when a

@@ -26,6 +26,7 @@ type replica struct {
 	capacity int          // how many slots it says it has, if it was asked and did; else 0
 	inflight atomic.Int64 // slots taken
 	full     atomic.Bool  // it turned a request away, and gets none for a moment
+	closed   atomic.Bool  // it is not usable; see parted
 	turned   atomic.Int64 // requests it has turned away in a row
 
 	learned  time.Time // when the table got its address, or lost touch with it
@@ -60,7 +61,9 @@ func newReplica(r function.Replica, dial func(ctx context.Context, network, addr
 
 // usable reports whether requests may go to the replica. The caller holds the
 // route's mutex.
-func (rep *replica) usable() bool { return !rep.refused && (rep.Ready || rep.probed) }
+func (rep *replica) usable() bool {
+	return !rep.refused && rep.Tier == function.Hot && (rep.Ready || rep.probed)
+}
 
 // count sets the number of slots: what is said about the replica, or what it
 // says itself where that is a guess. The caller holds the route's mutex.
@@ -74,9 +77,19 @@ func (rep *replica) count(maxInflight int) {
 
 // take takes a slot, if one is free.
 func (rep *replica) take() bool {
-	if rep.full.Load() {
+	if rep.full.Load() || !rep.enter() {
 		return false
 	}
+	// A request may have found the replica in a view that is replaced by now.
+	if rep.closed.Load() {
+		rep.inflight.Add(-1)
+		return false
+	}
+	return true
+}
+
+// enter counts one more request, if there is a slot for it.
+func (rep *replica) enter() bool {
 	slots := rep.slots.Load()
 	if slots == 0 {
 		rep.inflight.Add(1)
@@ -92,6 +105,11 @@ func (rep *replica) take() bool {
 		}
 	}
 }
+
+// parted reports whether no request is or will be sent to the replica until it
+// is usable again. Whoever takes a slot counts first and looks at closed then;
+// parted looks in the other order, so one of the two sees the other.
+func (rep *replica) parted() bool { return rep.closed.Load() && rep.inflight.Load() == 0 }
 
 // probeTimeout is how long a replica may take to say whether it is ready. One
 // that is busy loading may be slow to say so.

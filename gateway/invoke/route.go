@@ -71,10 +71,14 @@ func (r *route) set(e function.Endpoints) {
 			if rep.Ready && !now.Ready {
 				rep.probed = false // it was ready and says that it is not any more
 			}
+			if rep.Tier != now.Tier {
+				rep.probed = false // what it said was before
+				rep.transport.forget()
+			}
 		} else {
 			rep = newReplica(now, r.table.o.Dial)
 		}
-		rep.Ready, rep.Revision, rep.Slots, rep.Guessed, rep.Startup = now.Ready, now.Revision, now.Slots, now.Guessed, now.Startup
+		rep.Ready, rep.Revision, rep.Tier, rep.Slots, rep.Guessed, rep.Startup = now.Ready, now.Revision, now.Tier, now.Slots, now.Guessed, now.Startup
 		rep.count(e.Settings.MaxInflight)
 		r.replicas = append(r.replicas, rep)
 	}
@@ -114,6 +118,7 @@ func (r *route) stop() {
 func (r *route) show(next view) {
 	next.usable = nil
 	for _, rep := range r.replicas {
+		rep.closed.Store(!rep.usable())
 		if rep.usable() {
 			next.usable = append(next.usable, rep)
 		}
@@ -157,7 +162,7 @@ func (r *route) asleep(v *view) bool { return len(v.usable) == 0 && v.Desired ==
 // holds r.mu.
 func (r *route) wants(rep *replica) bool {
 	switch {
-	case rep.removed:
+	case rep.removed, rep.Tier != function.Hot:
 		return false
 	case !rep.usable():
 		return rep.refused || r.waiting.Load() > 0
@@ -556,6 +561,34 @@ func (r *route) probed(ctx context.Context, rep *replica, said probeAnswer) bool
 	}
 	rep.probing = ctx.Err() == nil && r.wants(rep)
 	return !rep.probing
+}
+
+// parted is [Table.Parted] for the replica of that name.
+func (r *route) parted(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rep := r.find(id)
+	return rep != nil && rep.Tier != function.Hot && rep.parted()
+}
+
+// onReplica is how many requests the replica of that name is answering.
+func (r *route) onReplica(id string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if rep := r.find(id); rep != nil {
+		return int(rep.inflight.Load())
+	}
+	return 0
+}
+
+// find returns the replica of that name, or nil. The caller holds r.mu.
+func (r *route) find(id string) *replica {
+	for _, rep := range r.replicas {
+		if rep.ID == id {
+			return rep
+		}
+	}
+	return nil
 }
 
 func (r *route) endpoints() function.Endpoints {

@@ -260,6 +260,22 @@ func (t *Table) InFlight(ref function.Ref) int {
 	return 0
 }
 
+// OnReplica is how many requests one replica of ref is answering.
+func (t *Table) OnReplica(ref function.Ref, id string) int {
+	if found, ok := t.routes.Load(ref.String()); ok {
+		return found.(*route).onReplica(id)
+	}
+	return 0
+}
+
+// Parted reports whether it is certain that a replica of ref, which the
+// provider has said is not hot any more, answers no request, and gets none
+// before the provider says that it is hot again.
+func (t *Table) Parted(ref function.Ref, id string) bool {
+	found, ok := t.routes.Load(ref.String())
+	return ok && found.(*route).parted(id)
+}
+
 // Waiting is how many requests wait for ref: for a free slot, or for its first
 // replica.
 func (t *Table) Waiting(ref function.Ref) int {

@@ -1,0 +1,80 @@
+package invoke
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"github.com/graphene-faas/graphene/internal/function"
+)
+
+func frozen(name string) function.Endpoints {
+	e := replicas(false, 0, name)
+	e.Desired, e.Replicas[0].Tier = 0, function.Frozen
+	return e
+}
+
+func TestNothingIsSentToAReplicaThatHasParted(t *testing.T) {
+	table := NewTable(TableOptions{})
+	table.Set(replicas(true, 0, "a"))
+	ref := replicas(true, 0).Ref
+	route := routeOf(t, table)
+	var stopped atomic.Bool // the replica's process
+	var done atomic.Bool
+	var callers sync.WaitGroup
+	for range 4 {
+		callers.Go(func() {
+			for !done.Load() {
+				rep := route.view.Load().pick()
+				if rep == nil {
+					continue
+				}
+				route.inflight.Add(1)
+				if stopped.Load() {
+					t.Error("a request was sent to a replica that is stopped")
+				}
+				route.release(rep)
+			}
+		})
+	}
+	for range 2000 {
+		table.Set(frozen("a"))
+		for !table.Parted(ref, "a") { // calls in flight end
+		}
+		stopped.Store(true)
+		runtime.Gosched()
+		stopped.Store(false)
+		table.Set(replicas(true, 0, "a"))
+	}
+	done.Store(true)
+	callers.Wait()
+}
+
+func TestAFrozenReplicaIsProbedOnlyWhenItIsHotAgain(t *testing.T) {
+	n := &network{}
+	n.answer("a", 200)
+	var table *Table
+	wake := func(int) error {
+		e := replicas(false, 0, "a")
+		e.Replicas[0].Tier = function.Frozen
+		table.Set(e) // wanted, and not thawed yet
+		synctest.Wait()
+		if dials := n.dials.Load(); dials != 0 {
+			t.Errorf("a frozen replica was asked %d times", dials)
+		}
+		table.Set(replicas(false, 0, "a"))
+		return nil
+	}
+	inTime(t, TableOptions{Scaler: &scaler{do: wake}, Dial: n.dial}, func(t *testing.T, running *Table) {
+		table = running
+		table.Set(frozen("a"))
+		route := routeOf(t, table)
+		g := mustAcquire(t, route)
+		if n.dials.Load() != 1 {
+			t.Errorf("it was ready after %d probes, want 1", n.dials.Load())
+		}
+		route.release(g.replica)
+	})
+}
