@@ -98,7 +98,7 @@ func (l *LoadReporter) send(ctx context.Context, report function.LoadReport) (st
 func (t *Table) load() []function.Load {
 	all := []function.Load{}
 	for r := range t.all() {
-		if r.inflight.Load() == 0 {
+		if r.inflight.count() == 0 {
 			continue
 		}
 		f := function.Load{Ref: r.ref, Replicas: map[string]int{}}

@@ -29,10 +29,14 @@ type route struct {
 	counters Counters
 
 	view     atomic.Pointer[view]
-	inflight atomic.Int64
-	waiting  atomic.Int64 // length of queue; a releaser that reads 0 need not lock
+	inflight meter
+	waiting  meter        // length of queue; a releaser that reads 0 need not lock
+	arrived  atomic.Int64 // requests that came
+	alarm    atomic.Int64 // with more requests than that, the table's Alarm is called
 
 	mu       sync.Mutex // guards what follows, and changes of view and waiting
+	busy     total      // of inflight
+	queued   total      // of waiting
 	queue    queue
 	replicas []*replica
 	waking   bool
@@ -53,6 +57,9 @@ type view struct {
 func newRoute(t *Table, ref function.Ref) *route {
 	r := &route{table: t, ref: ref, counters: t.o.Counters(ref), changed: make(chan struct{})}
 	r.view.Store(&view{})
+	if t.o.Alarm == nil {
+		r.alarm.Store(unarmed)
+	}
 	return r
 }
 
@@ -139,7 +146,7 @@ func (r *route) show(next view) {
 func (r *route) tend() {
 	v := r.view.Load()
 	r.handOut(v)
-	waiting := r.waiting.Load() > 0
+	waiting := r.waiting.count() > 0
 	if waiting && len(v.usable) == 0 {
 		if err := v.hopeless(r.ref); err != nil {
 			r.refuseAll(err)
@@ -165,7 +172,7 @@ func (r *route) wants(rep *replica) bool {
 	case rep.removed, rep.Tier != function.Hot:
 		return false
 	case !rep.usable():
-		return rep.refused || r.waiting.Load() > 0
+		return rep.refused || r.waiting.count() > 0
 	}
 	return rep.Guessed && !rep.probed
 }
@@ -208,7 +215,7 @@ func (r *route) refuseAll(err error) {
 
 func (r *route) leave(w *waiter) {
 	r.queue.remove(w)
-	r.waiting.Add(-1)
+	r.waiting.end(r.table.clock())
 }
 
 // pick takes a slot of the less busy of two replicas chosen at random, or of
@@ -262,9 +269,12 @@ type grant struct {
 // fault.Unavailable when no replica got ready in time or none can,
 // fault.NotFound when the function is gone, and ctx's own.
 func (r *route) acquire(ctx context.Context, mayWait bool, before *grant) (grant, error) {
-	if r.waiting.Load() == 0 || before != nil {
+	if before == nil {
+		r.arrived.Add(1)
+	}
+	if r.waiting.count() == 0 || before != nil {
 		if rep := r.view.Load().pick(); rep != nil {
-			r.inflight.Add(1)
+			r.watch(r.inflight.begin(r.table.clock()))
 			return grant{replica: rep}, nil
 		}
 	}
@@ -322,7 +332,7 @@ func (r *route) wait(ctx context.Context, mayWait bool, before *grant) (grant, e
 	if w.err != nil {
 		return g, w.err
 	}
-	r.inflight.Add(1)
+	r.watch(r.inflight.begin(r.table.clock()))
 	g.replica = w.replica
 	if woke {
 		g.wake = min(g.waited, max(0, w.awake.Sub(start)))
@@ -364,7 +374,7 @@ func (r *route) enqueue(mayWait, again bool) (*waiter, *view, error) {
 		}
 		return nil, nil, busy("all replicas of function %s are busy", r.ref)
 	}
-	if most := cmp.Or(v.Settings.MaxWaiting, r.table.o.MaxWaiting); int(r.waiting.Load()) >= most && !again {
+	if most := cmp.Or(v.Settings.MaxWaiting, r.table.o.MaxWaiting); r.waiting.count() >= most && !again {
 		why := ""
 		if v.Waiting != "" && len(v.usable) == 0 {
 			why = ", which has no replica yet: " + v.Waiting
@@ -379,8 +389,9 @@ func (r *route) enqueue(mayWait, again bool) (*waiter, *view, error) {
 	}
 	// Counted before slots are looked at for the last time: a slot is either
 	// seen there or freed by somebody who sees the count.
-	r.waiting.Add(1)
+	waiting := r.waiting.begin(r.table.clock())
 	r.tend()
+	r.watch(r.inflight.count() + waiting)
 	return w, v, nil
 }
 
@@ -399,9 +410,9 @@ func (r *route) withdraw(w *waiter) bool {
 
 // release gives back what acquire took.
 func (r *route) release(rep *replica) {
-	r.inflight.Add(-1)
+	r.inflight.end(r.table.clock())
 	rep.inflight.Add(-1)
-	if r.waiting.Load() > 0 {
+	if r.waiting.count() > 0 {
 		r.mu.Lock()
 		r.handOut(r.view.Load())
 		r.mu.Unlock()
@@ -502,7 +513,7 @@ func (r *route) stillAsleep(ctx context.Context) (replicas int, changed <-chan s
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	v := r.view.Load()
-	if ctx.Err() != nil || r.waiting.Load() == 0 || !r.asleep(v) {
+	if ctx.Err() != nil || r.waiting.count() == 0 || !r.asleep(v) {
 		r.waking = false
 		return 0, nil
 	}
@@ -600,6 +611,7 @@ func (r *route) endpoints() function.Endpoints {
 	for i, rep := range r.replicas {
 		e.Replicas[i] = rep.Replica
 		e.Replicas[i].Ready = rep.usable()
+		e.Replicas[i].Slots = int(rep.slots.Load())
 	}
 	return e
 }

@@ -38,6 +38,11 @@ type TableOptions struct {
 	// Counters returns the counters of one function. It is called once for
 	// every function that enters the table; nil counts nothing.
 	Counters func(function.Ref) Counters
+	// Alarm is told of a function that is new, changed, or has more requests
+	// than [Table.Alarm] has set, which is none to begin with; nil is nobody.
+	// It is called on the way of a request, so it must be quick, and must not
+	// call the table.
+	Alarm func(function.Ref)
 	// Removed is told of every function that left the table; nil is nobody.
 	Removed func(function.Ref)
 	// MaxWaiting is how many requests may wait for one function that does not
@@ -63,7 +68,8 @@ type TableOptions struct {
 // Run does the table's background work, so a table without it serves only
 // replicas that are ready when they are set.
 type Table struct {
-	o TableOptions
+	o     TableOptions
+	began time.Time // of the meters' time
 	// routes holds each *route under "name.namespace", and those of the
 	// default namespace under "name" too: the text in the path of a request
 	// finds its route in one look-up, without being parsed.
@@ -98,7 +104,7 @@ func NewTable(o TableOptions) *Table {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Table{o: o, synced: make(chan struct{}), poke: make(chan struct{}, 1)}
+	return &Table{o: o, began: time.Now(), synced: make(chan struct{}), poke: make(chan struct{}, 1)}
 }
 
 // dialTimeout bounds the making of a connection. Replicas are near: one that
@@ -174,6 +180,9 @@ func (t *Table) background(job func(context.Context)) bool {
 
 // Set enters a function, or replaces what is known about it.
 func (t *Table) Set(e function.Endpoints) {
+	if t.o.Alarm != nil {
+		defer t.o.Alarm(e.Ref)
+	}
 	if found, ok := t.routes.Load(e.Ref.String()); ok {
 		found.(*route).set(e)
 		return
@@ -215,7 +224,8 @@ func (t *Table) Ready() bool {
 }
 
 // All yields what is known about every function, in no order. Replicas are
-// Ready as the table sees them, not as the provider reported them.
+// Ready, and have Slots, as the table sees them, not as the provider reported
+// them.
 func (t *Table) All() iter.Seq[function.Endpoints] {
 	return func(yield func(function.Endpoints) bool) {
 		for r := range t.all() {
@@ -252,10 +262,20 @@ func (t *Table) Find(ctx context.Context, name string) (function.Endpoints, erro
 	return e, nil
 }
 
+// Endpoints returns what is known about ref, as All does. It reports false if
+// there is no such function.
+func (t *Table) Endpoints(ref function.Ref) (function.Endpoints, bool) {
+	found, ok := t.routes.Load(ref.String())
+	if !ok {
+		return function.Endpoints{}, false
+	}
+	return found.(*route).endpoints(), true
+}
+
 // InFlight is how many requests ref's replicas are answering.
 func (t *Table) InFlight(ref function.Ref) int {
 	if found, ok := t.routes.Load(ref.String()); ok {
-		return int(found.(*route).inflight.Load())
+		return found.(*route).inflight.count()
 	}
 	return 0
 }
@@ -280,7 +300,7 @@ func (t *Table) Parted(ref function.Ref, id string) bool {
 // replica.
 func (t *Table) Waiting(ref function.Ref) int {
 	if found, ok := t.routes.Load(ref.String()); ok {
-		return int(found.(*route).waiting.Load())
+		return found.(*route).waiting.count()
 	}
 	return 0
 }
