@@ -65,6 +65,7 @@ func FromEnviron(environ []string) (Options, error) {
 			Min:          e.number("workers_min", 0, 0, 1<<16),
 			Max:          e.number("workers", 0, 0, 1<<16),
 			Threads:      e.number("threads", 0, 0, 1<<16),
+			Concurrent:   e.number("worker_threads", 0, 0, 1<<10),
 			MaxRequests:  e.number("max_requests", 0, 0, 1<<30),
 			MaxMemory:    e.size("max_memory", 0),
 			MaxGrowth:    e.size("max_growth", 0),

@@ -85,6 +85,11 @@ type WorkerOptions struct {
 	// thread pools do not survive a fork: each loads for itself. Zero: one.
 	Threads int
 
+	// Concurrent is how many calls or batches each worker answers at a time,
+	// each in a Python thread of its own, or, if the handler is async, in a
+	// task; an async handler without handle_batch answers AsyncCalls. Zero: one.
+	Concurrent int
+
 	MaxRequests  int           // a worker is replaced after as many; zero: never
 	MaxAge       time.Duration // a worker is replaced when it is as old; zero: never
 	MaxGrowth    int64         // bytes that a worker may grow beyond its size after its first calls until it is replaced; zero: no limit
@@ -105,6 +110,7 @@ func (o WorkerOptions) withDefaults(processors int) WorkerOptions {
 	setDefault(&o.Min, 1)
 	o.Max = max(o.Max, o.Min)
 	setDefault(&o.Threads, 1)
+	setDefault(&o.Concurrent, 1)
 	setDefault(&o.LoadTimeout, 10*time.Minute)
 	setDefault(&o.IdleTimeout, time.Minute)
 	setDefault(&o.MaxQueue, 10_000)

@@ -48,24 +48,25 @@ type pool struct {
 	failed  chan error // why the pool cannot go on; holds one
 	heads   heads      // of answers
 
-	mu       sync.Mutex // guards the rest, and what workers and calls say it does
-	dirty    []*worker  // have something to be written when the lock is given up
-	zygote   *zygote    // can fork; nil while there is none
-	shared   bool       // workers are forked from a loaded zygote
-	problem  string     // why not
-	workers  []*worker
-	lastID   uint32
-	waiting  list.List     // of *call, in the order of arrival
-	gathered []*call       // reused by gather
-	behind   int           // calls that are behind others in their worker
-	service  time.Duration // that calls took lately, once begun; zero if not known
-	failures int           // of workers to start, in a row
-	ready    func()        // called at the first ready worker, then nil
-	ended    bool
-	crashes  int       // workers that ended in a call, in a row
-	crash    string    // how the last of them did
-	rest     time.Time // when a worker may be started again after crashes
-	watching bool      // a goroutine looks at how large busy workers are
+	mu         sync.Mutex // guards the rest, and what workers and calls say it does
+	dirty      []*worker  // have something to be written when the lock is given up
+	zygote     *zygote    // can fork; nil while there is none
+	shared     bool       // workers are forked from a loaded zygote
+	problem    string     // why not
+	unthreaded bool       // the image is too old for worker_threads
+	workers    []*worker
+	lastID     uint32
+	waiting    list.List     // of *call, in the order of arrival
+	gathered   []*call       // reused by gather
+	behind     int           // calls that are behind others in their worker
+	service    time.Duration // that calls took lately, once begun; zero if not known
+	failures   int           // of workers to start, in a row
+	ready      func()        // called at the first ready worker, then nil
+	ended      bool
+	crashes    int       // workers that ended in a call, in a row
+	crash      string    // how the last of them did
+	rest       time.Time // when a worker may be started again after crashes
+	watching   bool      // a goroutine looks at how large busy workers are
 
 	batching atomic.Bool // the function answers batches
 	cost     batchCost
@@ -103,6 +104,9 @@ func (p *pool) note() string {
 	if p.problem != "" {
 		notes = append(notes, "each worker loads the function for itself: "+p.problem)
 	}
+	if p.unthreaded {
+		notes = append(notes, "worker_threads has no effect: the image's graphene_function is too old for it; build the image again")
+	}
 	if p.crashes >= maxCrashes {
 		notes = append(notes, fmt.Sprintf("%d workers in a row ended in a call, the last with %s", p.crashes, p.crash))
 	}
@@ -117,7 +121,7 @@ func (p *pool) capacity() int {
 	for _, w := range p.workers {
 		switch {
 		case w.batches:
-			each = p.w.BatchMax
+			each = w.many * p.w.BatchMax
 		case w.ready:
 			each = w.many
 		}
@@ -323,14 +327,15 @@ func (p *pool) read(w *worker) {
 func (p *pool) onReady(w *worker, r ready) {
 	p.mu.Lock()
 	defer p.unlock()
-	w.greeted, w.many, w.pid = true, max(1, r.Many), r.PID
-	if r.Async {
-		w.many = p.w.AsyncCalls
-	}
-	if r.Batch && p.w.BatchMax > 1 {
+	w.greeted, w.async, w.many, w.pid = true, r.Async, max(1, r.Many), r.PID
+	switch {
+	case r.Batch && p.w.BatchMax > 1:
 		w.batches = true
 		p.batching.Store(true)
+	case r.Async:
+		w.many = p.w.AsyncCalls
 	}
+	p.unthreaded = r.Many == 0 && p.w.Concurrent > 1 && !r.Async
 	p.admit(w)
 }
 
@@ -476,18 +481,17 @@ func (p *pool) pick(c *call, now time.Time) *worker {
 	var idle, best *worker
 	busy := 0
 	for _, w := range p.workers {
-		running := len(w.calls)
-		if running > 0 && w.reason == "" {
+		if w.load > 0 && w.reason == "" {
 			busy++
 		}
 		switch {
 		case !w.ready || w.retiring || w.dead:
-		case running == 0:
+		case w.load == 0:
 			if idle == nil || w.lastUsed.After(idle.lastUsed) {
 				idle = w
 			}
-		case running < w.many || p.mayFollow(w, c, now):
-			if best == nil || running < len(best.calls) {
+		case w.load < w.many || p.mayFollow(w, c, now):
+			if best == nil || w.load < best.load {
 				best = w
 			}
 		}

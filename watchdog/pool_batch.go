@@ -62,7 +62,10 @@ func (p *pool) give(w *worker, now time.Time, calls ...*call) {
 		size += len(c.frame)
 		p.serve(w)
 	}
-	w.running = b
+	w.load++
+	if b != nil {
+		w.running = append(w.running, b)
+	}
 	first := calls[0]
 	if w.many == 1 && b.single() {
 		if w.front == nil {
@@ -74,7 +77,7 @@ func (p *pool) give(w *worker, now time.Time, calls ...*call) {
 		}
 	}
 	switch {
-	case w.many == 1 && (size <= shortCall || !b.single() && size <= wholeBody) && first.whole:
+	case first.whole && (size <= shortCall && w.many <= fewCalls || size <= wholeBody && w.many == 1 && !b.single()):
 		if !b.single() {
 			w.pending = appendFrame(w.pending, frameBatch, 0, binary.BigEndian.AppendUint32(nil, uint32(len(calls))))
 		}
@@ -128,7 +131,8 @@ func (p *pool) batchOver(w *worker, b *batch, now time.Time) {
 	if b.open--; b.open > 0 {
 		return
 	}
-	w.running = nil
+	w.load--
+	w.running = slices.DeleteFunc(w.running, func(other *batch) bool { return other == b })
 	if !w.dead {
 		p.cost.observe(b.size, now.Sub(b.begun))
 	}
@@ -145,13 +149,15 @@ func (p *pool) expectedWait(now time.Time) (d time.Duration, tooLong bool) {
 		if !w.ready || w.retiring || w.dead {
 			continue
 		}
-		ready++
-		left := time.Duration(0)
-		if w.running != nil {
-			left = max(0, p.cost.of(w.running.size)-now.Sub(w.running.begun))
+		ready += w.many
+		if w.load < w.many {
+			next = 0
+			continue
 		}
-		if next < 0 || left < next {
-			next = left
+		for _, b := range w.running {
+			if left := max(0, p.cost.of(b.size)-now.Sub(b.begun)); next < 0 || left < next {
+				next = left
+			}
 		}
 	}
 	if ready == 0 {

@@ -17,8 +17,9 @@ import (
 )
 
 const (
-	cancelGrace = 2 * time.Second // for a handler to end after its call has, if its worker has other calls too
+	cancelGrace = 2 * time.Second // for a handler to end after its call has, if it can be interrupted or its worker may have other calls
 	shortCall   = 16 << 10        // bytes of a request that whoever finds a worker for it sends there at once
+	fewCalls    = 8               // calls at a time of a worker whose socket has room for so many short ones
 )
 
 var (
@@ -462,7 +463,11 @@ func (p *pool) abandon(ctx context.Context, c *call) {
 		p.unlock()
 		return
 	}
-	w, many := c.w, c.w.many > 1
+	w := c.w
+	grace := time.Duration(0)
+	if w.async || w.many > 1 {
+		grace = cancelGrace // for the handler to see that it has been cancelled
+	}
 	p.unlock()
 
 	expired := errors.Is(context.Cause(ctx), context.DeadlineExceeded)
@@ -470,9 +475,11 @@ func (p *pool) abandon(ctx context.Context, c *call) {
 	switch {
 	case c.batch != nil && c.batch.size > 1:
 		// The others may have more time.
-		deadline = c.batch.until
-	case expired && many:
-		deadline = time.Now().Add(cancelGrace)
+		if deadline = c.batch.until; !deadline.IsZero() {
+			deadline = deadline.Add(grace)
+		}
+	case expired && grace > 0:
+		deadline = time.Now().Add(grace)
 	case expired:
 		p.kill(w, why)
 		return

@@ -38,18 +38,20 @@ type worker struct {
 	greeted  bool // it has said that it is ready
 	forked   bool // its parent has said so
 	ready    bool // both: it takes calls
-	many     int  // calls that it takes at a time
+	async    bool // its handler can be interrupted
+	many     int  // calls, or batches, that it takes at a time
 	batches  bool // it answers batches
 	calls    map[uint32]*call
 	lastID   uint32
-	front    *call  // of one that takes one at a time: the call that it is at
-	behind   *call  // and the one that it has been sent meanwhile
-	running  *batch // what it was given last; nil once answered
-	reason   string // why we have killed it
-	dead     bool   // its socket has ended
-	retiring bool   // gets no more calls and ends when the running ones have
-	settled  int64  // bytes resident after the first calls; zero until then
-	outdated bool   // to be replaced as soon as a successor is ready
+	front    *call    // of one that takes one at a time: the call that it is at
+	behind   *call    // and the one that it has been sent meanwhile
+	load     int      // how much of many is taken
+	running  []*batch // what it has been given, if it answers batches
+	reason   string   // why we have killed it
+	dead     bool     // its socket has ended
+	retiring bool     // gets no more calls and ends when the running ones have
+	settled  int64    // bytes resident after the first calls; zero until then
+	outdated bool     // to be replaced as soon as a successor is ready
 	served   int
 	lastUsed time.Time
 
@@ -94,7 +96,7 @@ func (w *worker) ending() string {
 type ready struct {
 	Async bool `json:"async"`
 	Batch bool `json:"batch"`
-	Many  int  `json:"many"` // calls at a time of a worker that is not async; zero is one
+	Many  int  `json:"many"` // calls or batches at a time; zero is one
 	PID   int  `json:"pid"`
 }
 
@@ -271,6 +273,9 @@ func (p *pool) forget(c *call) {
 		c.bound.Stop()
 	}
 	delete(w.calls, c.id)
+	if c.batch == nil {
+		w.load--
+	}
 	switch c {
 	case w.front:
 		w.front = w.behind

@@ -148,12 +148,13 @@ func (z *zygote) greet(hello []byte, o *Options, shared bool) error {
 		return fmt.Errorf("the image's graphene_function speaks versions %v of the pool's protocol and this watchdog %d: build the image again", h.Protocols, poolProtocol)
 	}
 	settings, err := json.Marshal(map[string]any{
-		"protocol":      poolProtocol,
-		"shared":        shared,
-		"handler_dir":   o.Workers.HandlerDir,
-		"handler_style": o.Workers.Style,
-		"log_call_id":   o.LogCallID,
-		"probe_seconds": probeTime.Seconds(),
+		"protocol":       poolProtocol,
+		"shared":         shared,
+		"handler_dir":    o.Workers.HandlerDir,
+		"handler_style":  o.Workers.Style,
+		"worker_threads": o.Workers.Concurrent,
+		"log_call_id":    o.LogCallID,
+		"probe_seconds":  probeTime.Seconds(),
 	})
 	if err != nil {
 		return fmt.Errorf("start the pool's process: %w", err)

@@ -69,6 +69,7 @@ var variables = []variable{
 	{"workers", "one per CPU", "pool", "most worker processes"},
 	{"workers_min", "`1`", "pool", "worker processes kept while idle"},
 	{"threads", "`1`", "pool", "threads of numeric libraries in a worker; above 1 each worker loads the function for itself"},
+	{"worker_threads", "`1`", "pool", "calls that a worker answers at once, each in a Python thread; with an async `handle_batch`, batches at once"},
 	{"max_requests", "`0`", "pool", "calls after which a worker is replaced; `0`: never"},
 	{"max_memory", "`0`", "pool", "resident bytes beyond which a worker is replaced; at twice as many it is killed; `0`: never"},
 	{"max_growth", "`0`", "pool", "bytes that a worker may grow after its first ten calls until it is replaced; `0`: never"},

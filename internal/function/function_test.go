@@ -61,9 +61,9 @@ func TestAnnotationsOverrideEnvironmentOverridesDefaults(t *testing.T) {
 		LoadTimeout: function.Duration(10 * time.Minute),
 		Workers:     4,
 		WorkersMin:  1,
-		Threads:     1,
-		MaxMemory:   64 << 20,
-		BatchMax:    32,
+		Threads:     1, WorkerThreads: 1,
+		MaxMemory: 64 << 20,
+		BatchMax:  32,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

@@ -37,9 +37,9 @@ type Settings struct {
 	// that was scaled to zero by itself stays in each of these tiers.
 	KeepFrozen Span `json:"keep_frozen,omitzero" default:"" doc:"with com.openfaas.scale.zero, embedded: how long the last replica stays in memory, frozen, after the function was put to sleep; 0: not at all; unset: the installation's, which is 10m unless changed"`
 	KeepZygote Span `json:"keep_zygote,omitzero" default:"" doc:"with com.openfaas.scale.zero, embedded: how long a Python function's loaded model stays in memory after that, without workers; 0: not at all; unset: the installation's, which is 1h unless changed"`
-	// MaxInflight bounds the calls one replica handles at once; 0 is one per
-	// worker for Python and unlimited for others.
-	MaxInflight int `json:"max_inflight,omitzero" default:"0" doc:"calls one replica handles at once; 0: one per worker in pool mode, else unlimited"`
+	// MaxInflight bounds the calls one replica handles at once; 0 is as many as
+	// the workers take for Python and unlimited for others.
+	MaxInflight int `json:"max_inflight,omitzero" default:"0" doc:"calls one replica handles at once; 0: as many as its workers take in pool mode, else unlimited"`
 	// Workers is the largest number of worker processes of a pool; 0 is one
 	// for each CPU the function may use.
 	Workers int `json:"workers,omitzero" default:"0" doc:"largest number of worker processes of a Python pool; 0: one per CPU"`
@@ -48,6 +48,9 @@ type Settings struct {
 	// Threads is what numeric libraries may use in one worker. Above 1 the
 	// workers cannot share one loaded model.
 	Threads int `json:"threads,omitzero" default:"1" doc:"threads of numeric libraries in one worker; above 1 every worker loads for itself"`
+	// WorkerThreads is how many calls one worker answers at a time, each in a
+	// thread of its own, or of an async handler how many batches.
+	WorkerThreads int `json:"worker_threads,omitzero" default:"1" doc:"calls that one worker answers at once, each in a Python thread; with an async handle_batch, batches at once"`
 	// MaxRequests recycles a worker after that many calls; 0 is never.
 	MaxRequests int `json:"max_requests,omitzero" default:"0" doc:"calls after which a worker is replaced; 0: never"`
 	// MaxMemory recycles a worker whose resident memory exceeds it; 0 is never.

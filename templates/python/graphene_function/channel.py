@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import select
 import socket
 import struct
 
@@ -135,6 +136,14 @@ class Channel:
         """Say whether a whole frame has been received and not been read."""
         buffer = self._buffer
         return len(buffer) >= HEADER.size and len(buffer) >= HEADER.size + parse_header(buffer)[0]
+
+    def incoming(self) -> bool:
+        """Say whether a frame can be read without waiting for long."""
+        return self.buffered() or bool(select.select([self.sock], [], [], 0)[0])
+
+    def next_call(self) -> tuple[int, int, bytes]:
+        """Wait for the first frame of a call, maybe behind others of calls that are over."""
+        return self.read()
 
     def read(self) -> tuple[int, int, bytes]:
         """Wait for a frame; return its type, id and payload."""

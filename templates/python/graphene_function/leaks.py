@@ -30,7 +30,7 @@ import traceback
 import tracemalloc
 
 from .event import Context, Event
-from .loading import STYLES, LoadError, import_function
+from .loading import STYLES, LoadError, batch_answers, import_function
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -229,6 +229,9 @@ class _Measure:
         events = [self._event(self._number + 1 + n) for n in range(size)]
         try:
             answers = self._function.call_batch(events, Context(f"call-{self._number + 1}"))
+            if hasattr(answers, "__await__"):
+                answers = self._loop.run_until_complete(answers)
+            answers = batch_answers(answers, size)
         except KeyboardInterrupt:
             raise
         except BaseException as err:

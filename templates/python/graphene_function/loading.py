@@ -39,11 +39,11 @@ class Function:
         if not callable(handle):
             raise LoadError(f"{_file(module)} defines no function handle")
         self.style = style or _style(handle)
-        self.is_async = _is_async(handle)
         self._handle: Callable[..., Any] = handle
         self._load: Callable[..., Any] | None = getattr(module, "load", None)
         self._warmup: Callable[..., Any] | None = getattr(module, "warmup", None)
         self._batch: Callable[..., Any] | None = getattr(module, "handle_batch", None)
+        self.is_async = _is_async(handle) or self._batch is not None and _is_async(self._batch)
         self._before_fork: Callable[..., Any] | None = getattr(module, "before_fork", None)
         self._after_fork: Callable[..., Any] | None = getattr(module, "after_fork", None)
         self._model: Any = None
@@ -55,8 +55,6 @@ class Function:
             self._check_batch(self._batch)
 
     def _check_batch(self, batch: Callable[..., Any]) -> None:
-        if self.is_async or _is_async(batch):
-            raise LoadError("handle_batch needs a handle and a handle_batch that are not async")
         arguments = ["model", "events"] if self.style == "model" else ["events"]
         count = _count_arguments(batch)
         self._batch_context = count == len(arguments) + 1
@@ -92,10 +90,11 @@ class Function:
         """Whether the handler answers several calls at a time."""
         return self._batch is not None
 
-    def call_batch(self, events: list[Event], context: Context) -> list[Any]:
-        """Call ``handle_batch`` and return its answers, one for each event; exceptions among them are theirs.
+    def call_batch(self, events: list[Event], context: Context) -> Any:
+        """Call ``handle_batch`` and return what it returns: for an async one, a coroutine.
 
-        The context is that of them all: its deadline is the earliest.
+        The context is that of them all: its deadline is the earliest. What
+        comes of it is for :func:`batch_answers`.
         """
         assert self._batch is not None
         arguments: list[Any] = [events]
@@ -105,10 +104,7 @@ class Function:
             arguments.insert(0, self._model)
         if self._batch_context and self.style != "classic":
             arguments.append(context)
-        answers = list(self._batch(*arguments))
-        if len(answers) != len(events):
-            raise TypeError(f"handle_batch returned {len(answers)} answers for {len(events)} events")
-        return answers
+        return self._batch(*arguments)
 
     def before_fork(self) -> None:
         """Let the handler prepare for a fork of the process that has loaded it."""
@@ -125,6 +121,14 @@ class Function:
     def respond(self, value: Any) -> Response:
         """Make a response of what ``handle`` returned."""
         return to_response(value, structured=self.style != "classic")
+
+
+def batch_answers(value: Any, count: int) -> list[Any]:
+    """Return the answers of ``handle_batch``, one for each of ``count`` events; exceptions among them are theirs."""
+    answers = list(value)
+    if len(answers) != count:
+        raise TypeError(f"handle_batch returned {len(answers)} answers for {count} events")
+    return answers
 
 
 def import_function(directory: str, style: str = "") -> Function:

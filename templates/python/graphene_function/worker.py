@@ -9,12 +9,12 @@ from __future__ import annotations
 import collections
 import functools
 import os
-import select
 import sys
 import time
 
 from . import channel as ch
 from .event import Context, Event
+from .loading import batch_answers
 from .output import current_call
 
 TYPE_CHECKING = False
@@ -55,10 +55,13 @@ class Worker:
         self._held: list[bytes] | None = None  # answers of a batch that go out together
 
     def run(self) -> None:
+        """Say that calls may come, and answer them until the socket is closed."""
+        greet(self._channel, self._function)
+        self.serve()
+
+    def serve(self) -> None:
         """Answer calls until the socket is closed."""
-        ready = {"async": False, "batch": self._function.has_batch, "pid": os.getpid()}
         channel, behind, gone = self._channel, self._behind, self._gone
-        channel.send(ch.READY, 0, ch.document(ready))
         begun = 0.0
         try:
             while True:
@@ -68,7 +71,7 @@ class Worker:
                         self._notice()
                 else:
                     gone.clear()
-                    kind, ident, payload = channel.read()
+                    kind, ident, payload = channel.next_call()
                     if kind == ch.BATCH:
                         self._serve_batch(ch.parse_credit(payload))
                         continue
@@ -97,7 +100,7 @@ class Worker:
     def _serve_batch(self, count: int) -> None:
         """Answer as many requests as follow, by one call of ``handle_batch``."""
         calls: dict[int, tuple[Event, Context]] = {}
-        while len(calls) < count or self._incoming():
+        while len(calls) < count or self._channel.incoming():
             kind, ident, payload = self._channel.read()
             if kind == ch.REQUEST:
                 calls[ident] = make_event(payload, functools.partial(self._cancelled, ident))
@@ -110,13 +113,13 @@ class Worker:
             current_call.set(Context(f"{contexts[0].call_id}+{len(contexts) - 1}"))
             try:
                 answers = self._function.call_batch([calls[ident][0] for ident in wanted], together(contexts))
-                values = dict(zip(wanted, answers))
+                values = dict(zip(wanted, batch_answers(answers, len(wanted))))
             except BaseException as err:  # what remains is to find out whose fault it is, one by one
                 report(err)
         # What is known goes out together; what has to be found out may take long.
         self._held = []
         for ident, value in values.items():
-            self._answer(ident, calls[ident][1], _result, value)
+            self._answer(ident, calls[ident][1], result, value)
         self._release()
         self._held = None
         for ident, (event, context) in calls.items():
@@ -185,14 +188,14 @@ class Worker:
         self._release()
         view = memoryview(data)
         while view:
-            while self._credit == 0 or self._incoming():
+            while self._credit == 0 or self._channel.incoming():
                 self._take()
                 self._check()
             piece = view[: min(ch.PIECE, self._credit)]
             self._channel.send(ch.DATA, self._id, bytes(piece))
             self._credit -= len(piece)
             view = view[len(piece) :]
-        while self._incoming():
+        while self._channel.incoming():
             self._take()
             self._check()
 
@@ -205,13 +208,9 @@ class Worker:
         self._notice()
         return (ident or self._id) in self._gone
 
-    def _incoming(self) -> bool:
-        """Say whether a frame can be read without waiting for long."""
-        return self._channel.buffered() or bool(select.select([self._channel], [], [], 0)[0])
-
     def _notice(self) -> None:
         """Take what can be read without waiting for long."""
-        while self._incoming():
+        while self._channel.incoming():
             self._take()
 
     def _take(self) -> None:
@@ -275,6 +274,12 @@ class _ArrivingBody:
             yield piece
 
 
+def greet(channel: ch.Channel, function: Function, many: int = 1) -> None:
+    """Say that calls may come, so many at a time."""
+    said = {"async": function.is_async, "batch": function.has_batch, "many": many, "pid": os.getpid()}
+    channel.send(ch.READY, 0, ch.document(said))
+
+
 def make_event(payload: bytes, cancelled: Callable[[], bool]) -> tuple[Event, Context]:
     """Make what a handler is given of a REQUEST with a whole body."""
     _, milliseconds, head, body = ch.parse_request(payload)
@@ -287,7 +292,7 @@ def together(contexts: list[Context]) -> Context:
     return Context(deadline=min((c.deadline for c in contexts if c.deadline is not None), default=None))
 
 
-def _result(value: Any) -> Any:
+def result(value: Any) -> Any:
     """Return what ``handle_batch`` answered for one event, or raise it."""
     if isinstance(value, BaseException):
         raise value

@@ -179,10 +179,16 @@ class _Zygote:
                 return 1
             # The probe has logged the same exception; calls may fare better.
         assert function is not None
+        # A watchdog that does not know the setting does not send it.
+        many = self._settings.get("worker_threads", 1)
         if function.is_async:
             from .async_worker import AsyncWorker
 
-            AsyncWorker(function, channel).run()
+            AsyncWorker(function, channel, many).run()
+        elif many > 1:
+            from .threaded_worker import ThreadedWorker
+
+            ThreadedWorker(function, channel, many).run()
         else:
             Worker(function, channel).run()
         return 0

@@ -14,13 +14,14 @@ from .support import HandlerTestCase
 class WorkerTestCase(HandlerTestCase):
     """A worker in a thread, and the watchdog's end of its socket."""
 
-    def start(self, text, worker=Worker, batch=False):
+    def start(self, text, worker=Worker, batch=False, many=1):
         near, far = socket.socketpair()
         near.settimeout(30)
         function = self.function(text)
         if function.style == "model":
             function.load(None)
-        thread = threading.Thread(target=worker(function, ch.Channel(far)).run)
+        arguments = (function, ch.Channel(far)) if worker is Worker else (function, ch.Channel(far), many)
+        thread = threading.Thread(target=worker(*arguments).run)
         thread.start()
         self.addCleanup(far.close)
         self.addCleanup(thread.join)
@@ -29,7 +30,8 @@ class WorkerTestCase(HandlerTestCase):
         kind, _, payload = self.channel.read()
         self.assertEqual(kind, ch.READY)
         ready = ch.parse_document(payload)
-        self.assertEqual((ready["async"], ready.get("batch", False)), (worker is AsyncWorker, batch))
+        want = {"async": worker is AsyncWorker, "batch": batch, "many": many, "pid": os.getpid()}
+        self.assertEqual(ready, want)
 
     def request(self, ident, body=b"", flags=ch.LAST, **meta):
         request = {"method": "GET", "path": "/", "query": "", "headers": [], "call_id": "", **meta}

@@ -1,0 +1,176 @@
+"""A worker that answers several calls at a time, each in a thread of its own.
+
+The main thread reads the socket and sorts what comes by call; the others each
+run a :class:`~graphene_function.worker.Worker` on what there is for them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import queue
+import sys
+import threading
+
+from . import channel as ch
+from .worker import Worker, greet, report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
+    from .loading import Function
+
+    # The frames of one call or batch, in order; None is the end of the socket.
+    Inbox = queue.SimpleQueue["tuple[int, int, bytes] | None"]
+
+_LINE = 8 << 10  # characters of a line that are kept until it is whole
+
+
+class ThreadedWorker:
+    """Answers calls from a channel, so many at a time."""
+
+    def __init__(self, function: Function, channel: ch.Channel, many: int) -> None:
+        self._function = function
+        self._channel = channel
+        self._many = many
+        self._writing = threading.Lock()
+        self._inboxes: dict[int, Inbox] = {}  # by call
+        self._calls: queue.SimpleQueue[Inbox | None] = queue.SimpleQueue()  # that no thread has begun
+
+    def run(self) -> None:
+        """Answer calls until the socket is closed."""
+        sys.stdout, sys.stderr = LineStream(sys.stdout), LineStream(sys.stderr)
+        threads = [threading.Thread(target=self._serve, name=f"call-{i + 1}") for i in range(self._many)]
+        for thread in threads:
+            thread.start()
+        greet(self._channel, self._function, self._many)
+        try:
+            self._sort()
+        except ch.Closed:
+            pass
+        for inbox in list(self._inboxes.values()):
+            inbox.put(None)
+        for thread in threads:
+            self._calls.put(None)
+        for thread in threads:
+            thread.join()
+
+    def _sort(self) -> None:
+        """Give every frame to the thread that waits for it."""
+        batch: Inbox | None = None  # the batch that is arriving
+        missing = 0  # how many of its calls are still to come
+        while True:
+            kind, ident, payload = frame = self._channel.read()
+            if kind == ch.BATCH:
+                batch, missing = queue.SimpleQueue(), ch.parse_credit(payload)
+                batch.put(frame)
+                self._calls.put(batch)
+            elif kind == ch.REQUEST:
+                inbox: Inbox = queue.SimpleQueue() if batch is None else batch
+                self._inboxes[ident] = inbox
+                inbox.put(frame)
+                if batch is None:
+                    self._calls.put(inbox)
+                else:
+                    missing -= 1
+                    batch = batch if missing > 0 else None
+            else:
+                found = self._inboxes.get(ident)
+                if found is not None:  # else it is over
+                    found.put(frame)
+
+    def _serve(self) -> None:
+        try:
+            Worker(self._function, _Lane(self._channel, self._writing, self._calls, self._inboxes)).serve()
+        except BaseException as err:  # not the handler's, which are answers: nobody would answer this thread's calls
+            report(err)
+            os._exit(1)
+
+
+class _Lane(ch.Channel):
+    """What one thread sees of the socket: one call or batch after the other."""
+
+    def __init__(
+        self,
+        channel: ch.Channel,
+        writing: threading.Lock,
+        calls: queue.SimpleQueue[Inbox | None],
+        inboxes: dict[int, Inbox],
+    ) -> None:
+        super().__init__(channel.sock)
+        self._writing = writing
+        self._calls = calls
+        self._inboxes = inboxes
+        self._inbox: Inbox | None = None
+        self._idents: list[int] = []  # of the calls in the inbox
+
+    def write(self, frames: bytes) -> None:
+        with self._writing:
+            super().write(frames)
+
+    def next_call(self) -> tuple[int, int, bytes]:
+        for ident in self._idents:
+            self._inboxes.pop(ident, None)
+        self._idents.clear()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._inbox = self._calls.get()
+        return self.read()
+
+    def read(self) -> tuple[int, int, bytes]:
+        frame = self._inbox.get() if self._inbox is not None else None
+        if frame is None:
+            raise ch.Closed("end of stream")
+        if frame[0] == ch.REQUEST:
+            self._idents.append(frame[1])
+        return frame
+
+    def holds(self) -> bool:
+        return self.buffered()
+
+    def buffered(self) -> bool:
+        return self._inbox is not None and not self._inbox.empty()
+
+    def incoming(self) -> bool:
+        return self.buffered()
+
+
+class LineStream(io.TextIOBase):
+    """A text stream that several threads may write to: each one's lines go out whole."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._begun = threading.local()
+
+    def write(self, text: str, /) -> int:
+        line = getattr(self._begun, "line", "") + text
+        end = line.rfind("\n") + 1 if len(line) < _LINE else len(line)
+        if end:
+            self._stream.write(line[:end])
+        self._begun.line = line[end:]
+        return len(text)
+
+    def flush(self) -> None:
+        line = getattr(self._begun, "line", "")
+        if line:
+            self._begun.line = ""
+            self._stream.write(line)
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def writable(self) -> bool:
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    @property
+    def buffer(self) -> object:
+        return self._stream.buffer
