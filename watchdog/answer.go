@@ -82,9 +82,11 @@ func (a *answer) writeHeader(status int) {
 	if a.status != 0 || a.expired || a.hijacked {
 		return
 	}
-	h := a.w.Header()
-	maps.Copy(h, a.own)
-	delete(h, internalHeader)
+	if a.own != nil {
+		h := a.w.Header()
+		maps.Copy(h, a.own)
+		delete(h, internalHeader)
+	}
 	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
 		a.w.WriteHeader(status)
 		return
@@ -99,11 +101,11 @@ func (a *answer) send(status int) {
 	if status != http.StatusSwitchingProtocols && a.body.left(a.r) {
 		h.Set("Connection", "close")
 	}
-	now := time.Now()
 	var buf [64]byte
-	text := appendDecimal(buf[:0], now.Sub(a.start).Microseconds(), 6)
+	took := time.Since(a.start)
+	text := appendDecimal(buf[:0], took.Microseconds(), 6)
 	n := len(text)
-	both := string(appendTiming(text, "handler", now.Sub(a.began)))
+	both := string(appendTiming(text, "handler", took-a.began.Sub(a.start)))
 	a.values = [2]string{both[:n], both[n:]}
 	h["X-Duration-Seconds"] = a.values[:1:1]
 	if had := h["Server-Timing"]; had != nil || a.timings != nil {

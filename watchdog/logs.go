@@ -14,7 +14,7 @@ const logTime = "2006/01/02 15:04:05"
 // logAccess writes one line about a call that took d, in the form that tools
 // written for of-watchdog read. Probes are left out.
 func (wd *Watchdog) logAccess(r *http.Request, a *answer, d time.Duration) {
-	if strings.HasPrefix(r.UserAgent(), "kube-probe/") {
+	if agent := r.Header["User-Agent"]; len(agent) > 0 && strings.HasPrefix(agent[0], "kube-probe/") {
 		return
 	}
 	var buf [256]byte

@@ -18,8 +18,10 @@ var latencyBuckets = [...]float64{.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 
 
 // metrics counts calls and writes itself in Prometheus' text format.
 type metrics struct {
-	mu    sync.Mutex
-	calls map[callLabels]*callCounts
+	mu     sync.Mutex
+	calls  map[callLabels]*callCounts
+	recent callLabels  // of the last call, since the next is likely to be the same
+	counts *callCounts // of recent
 }
 
 type callLabels struct {
@@ -46,11 +48,13 @@ func (m *metrics) observe(method string, status int, d time.Duration) {
 	labels := callLabels{status, method}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	c := m.calls[labels]
-	if c == nil {
-		c = &callCounts{}
-		m.calls[labels] = c
+	if labels != m.recent || m.counts == nil {
+		if m.calls[labels] == nil {
+			m.calls[labels] = &callCounts{}
+		}
+		m.recent, m.counts = labels, m.calls[labels]
 	}
+	c := m.counts
 	c.count++
 	c.seconds += seconds
 	for i, bound := range latencyBuckets {

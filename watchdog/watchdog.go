@@ -40,11 +40,7 @@ const (
 	lateAnswer    = 10 * time.Second       // from a call's deadline until a client that does not read what came of it is dropped
 	childGrace    = 10 * time.Second       // from a child's SIGTERM to its SIGKILL
 
-	// heapFloor keeps a small process from collecting garbage dozens of times a
-	// second under load: the collector begins when the heap has doubled, and
-	// takes this for a part of it. Nothing is written to it, so that it is no
-	// memory until then; under load a process grows by as much more.
-	heapFloor = 8 << 20
+	mostFloor = 32 << 20 // bytes; see heapFloor
 )
 
 // errAbandoned is the cause of stopping when the platform has died: nobody is
@@ -159,7 +155,7 @@ func (wd *Watchdog) Run(ctx context.Context) error {
 	}
 	unlock := wd.lock()
 	defer unlock()
-	floor := make([]byte, heapFloor)
+	floor := make([]byte, heapFloor(memoryLimit("/")))
 	defer runtime.KeepAlive(floor)
 	defer wd.access.flush()
 
