@@ -10,15 +10,23 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/graphene-faas/graphene/cli/logins"
+	"github.com/graphene-faas/graphene/cli/signin"
 	"github.com/graphene-faas/graphene/gateway/client"
 	"github.com/graphene-faas/graphene/internal/function"
 )
 
-// ClientOf returns a client of the gateway at url.
+// ClientOf returns a client of the gateway at url, with the token of the flag
+// or the login that is kept for it, which the client prolongs as needed.
 func (f *Factory) ClientOf(url string) (*client.Client, error) {
 	login, err := f.loginFor(url)
 	if err != nil {
 		return nil, err
+	}
+	if _, ok := signin.Of(login); ok {
+		return f.newClient(url, client.Options{Renew: func(ctx context.Context) (string, error) {
+			login, err := f.Login(ctx, url)
+			return login.Token, err
+		}})
 	}
 	return f.ClientWith(url, login)
 }
@@ -26,18 +34,39 @@ func (f *Factory) ClientOf(url string) (*client.Client, error) {
 // ClientWith returns a client of the gateway at url that logs in with login;
 // the zero login is none.
 func (f *Factory) ClientWith(url string, login logins.Login) (*client.Client, error) {
-	f.spoken = url
-	o := client.Options{
-		URL:       url,
-		Insecure:  f.Flags.TLSNoVerify,
-		UserAgent: "graphene/" + f.Version + " (" + runtime.GOOS + "; " + runtime.GOARCH + ")",
-	}
+	var o client.Options
 	if user, password, ok := login.UserPassword(); ok {
 		o.User, o.Password = user, password
 	} else {
 		o.Token = login.Token
 	}
+	return f.newClient(url, o)
+}
+
+func (f *Factory) newClient(url string, o client.Options) (*client.Client, error) {
+	f.spoken = url
+	o.URL, o.Insecure = url, f.Flags.TLSNoVerify
+	o.UserAgent = "graphene/" + f.Version + " (" + runtime.GOOS + "; " + runtime.GOARCH + ")"
 	return client.New(o)
+}
+
+// World is what logging in to the gateway at url needs of the world.
+func (f *Factory) World(url string) signin.World {
+	return signin.World{Gateway: func() (*client.Client, error) { return f.newClient(url, client.Options{}) }}
+}
+
+// Login returns what the flags or the file of logins hold for the gateway at
+// url, prolonged if it is about to end. Without either it is the zero login.
+func (f *Factory) Login(ctx context.Context, url string) (logins.Login, error) {
+	if f.Flags.Token != "" {
+		return f.loginFor(url)
+	}
+	file, err := f.Logins()
+	if err != nil {
+		return logins.Login{}, nil // no place for logins is no login
+	}
+	login, _, err := signin.Current(ctx, file, url, f.World(url))
+	return login, err
 }
 
 // Spoken returns the URL of the gateway that a client was made for last, "" if
@@ -78,8 +107,8 @@ func (f *Factory) RegistryTransport() http.RoundTripper {
 
 // RegistryLogin returns the user and password that the registry of the
 // platform at url takes; both are empty if there is no login.
-func (f *Factory) RegistryLogin(url string) (user, password string, err error) {
-	login, err := f.loginFor(url)
+func (f *Factory) RegistryLogin(ctx context.Context, url string) (user, password string, err error) {
+	login, err := f.Login(ctx, url)
 	if err != nil {
 		return "", "", err
 	}

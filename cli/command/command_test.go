@@ -77,7 +77,7 @@ func TestEveryKindOfErrorHasAnExitCode(t *testing.T) {
 
 func TestAMessageIsIndentedAndHasOneHint(t *testing.T) {
 	err := errors.Join(errors.New("one"), fault.Unauthenticated.Errorf("two"))
-	want := "one\n  two\n  log in with \"graphene login --gateway http://a --username NAME --password-stdin\", or give --token"
+	want := "one\n  two\n  log in with \"graphene login --gateway http://a\", or give --token"
 	if got := command.Message(err, "http://a"); got != want {
 		t.Errorf("Message = %q, want %q", got, want)
 	}

@@ -110,7 +110,7 @@ func Message(err error, gateway string) string {
 func hint(err error, gateway string) string {
 	switch {
 	case errors.Is(err, fault.Unauthenticated) && gateway != "" && !strings.Contains(err.Error(), "graphene login"):
-		return fmt.Sprintf("log in with \"graphene login --gateway %s --username NAME --password-stdin\", or give --token", gateway)
+		return fmt.Sprintf("log in with \"graphene login --gateway %s\", or give --token", gateway)
 	case errors.Is(err, fault.Busy):
 		return "try again in a moment"
 	case errors.Is(err, context.DeadlineExceeded):

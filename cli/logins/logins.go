@@ -7,6 +7,7 @@
 package logins
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/gofrs/flock"
 	"go.yaml.in/yaml/v3"
@@ -33,6 +35,25 @@ const (
 type Login struct {
 	Kind  Kind
 	Token string
+	// Options are kept with the login, in this order. faas-cli leaves them
+	// alone.
+	Options []Option
+}
+
+// An Option is something to remember about a login.
+type Option struct {
+	Name  string `yaml:"name"`
+	Value string `yaml:"value"`
+}
+
+// Option returns the value of an option, "" if there is none.
+func (l Login) Option(name string) string {
+	for _, o := range l.Options {
+		if o.Name == name {
+			return o.Value
+		}
+	}
+	return ""
 }
 
 // NewBasic returns the login of a user with a password.
@@ -100,9 +121,10 @@ func CleanURL(gateway string) string {
 
 // entry is one login as the file has it.
 type entry struct {
-	Gateway string `yaml:"gateway"`
-	Auth    Kind   `yaml:"auth"`
-	Token   string `yaml:"token"`
+	Gateway string   `yaml:"gateway"`
+	Auth    Kind     `yaml:"auth"`
+	Token   string   `yaml:"token"`
+	Options []Option `yaml:"options,omitempty"`
 }
 
 // Lookup returns the login for gateway; ok is false if there is none.
@@ -111,37 +133,41 @@ func (f File) Lookup(gateway string) (l Login, ok bool, err error) {
 	if err != nil {
 		return Login{}, false, err
 	}
-	auths := doc.auths()
-	if auths == nil {
-		return Login{}, false, nil
-	}
-	for _, n := range auths.Content {
-		var e entry
-		if n.Decode(&e) == nil && CleanURL(e.Gateway) == CleanURL(gateway) {
-			return Login{Kind: e.Auth, Token: e.Token}, true, nil
-		}
-	}
-	return Login{}, false, nil
+	l, ok = doc.lookup(gateway)
+	return l, ok, nil
 }
 
 // Save sets the login for gateway.
 func (f File) Save(gateway string, l Login) error {
-	return f.change(func(doc *document) error {
-		n := new(yaml.Node)
-		if err := n.Encode(entry{Gateway: CleanURL(gateway), Auth: l.Kind, Token: l.Token}); err != nil {
+	return f.change((*flock.Flock).Lock, func(doc *document) error { return doc.set(gateway, l) })
+}
+
+// Update replaces the login for gateway by what edit makes of it, unless edit
+// fails. It holds the lock meanwhile, so that others who want to change the
+// file wait; ctx bounds its own waiting for them. The error is fault.NotFound
+// if there is no login.
+func (f File) Update(ctx context.Context, gateway string, edit func(Login) (Login, error)) error {
+	wait := func(lock *flock.Flock) error {
+		_, err := lock.TryLockContext(ctx, lockPoll)
+		return err
+	}
+	return f.change(wait, func(doc *document) error {
+		l, ok := doc.lookup(gateway)
+		if !ok {
+			return fault.NotFound.Errorf("there is no login for %s in %s", CleanURL(gateway), f.Path)
+		}
+		next, err := edit(l)
+		if err != nil {
 			return err
 		}
-		doc.remove(gateway)
-		auths := doc.makeAuths()
-		auths.Content = append(auths.Content, n)
-		return nil
+		return doc.set(gateway, next)
 	})
 }
 
 // Remove forgets the login for gateway. The error is fault.NotFound if there
 // is none.
 func (f File) Remove(gateway string) error {
-	return f.change(func(doc *document) error {
+	return f.change((*flock.Flock).Lock, func(doc *document) error {
 		if !doc.remove(gateway) {
 			return fault.NotFound.Errorf("there is no login for %s in %s", CleanURL(gateway), f.Path)
 		}
@@ -149,15 +175,18 @@ func (f File) Remove(gateway string) error {
 	})
 }
 
+// lockPoll is how often the lock is tried while somebody else has it.
+const lockPoll = 20 * time.Millisecond
+
 // change reads the file, lets edit change it, and writes it back, all under a
 // lock that other processes respect. An error of edit leaves the file alone.
-func (f File) change(edit func(*document) error) (err error) {
+func (f File) change(wait func(*flock.Flock) error, edit func(*document) error) (err error) {
 	dir := filepath.Dir(f.Path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the directory for logins: %w", err)
 	}
 	lock := flock.New(f.Path + ".lock")
-	if err := lock.Lock(); err != nil {
+	if err := wait(lock); err != nil {
 		return fmt.Errorf("lock logins: %w", err)
 	}
 	defer func() { err = errors.Join(err, lock.Unlock()) }()
@@ -249,6 +278,33 @@ func (d *document) makeAuths() *yaml.Node {
 	}
 	auths.Style = 0 // "[]", as an emptied file has it, would go on in one line
 	return auths
+}
+
+// lookup returns the login for gateway; ok is false if there is none.
+func (d *document) lookup(gateway string) (l Login, ok bool) {
+	auths := d.auths()
+	if auths == nil {
+		return Login{}, false
+	}
+	for _, n := range auths.Content {
+		var e entry
+		if n.Decode(&e) == nil && CleanURL(e.Gateway) == CleanURL(gateway) {
+			return Login{Kind: e.Auth, Token: e.Token, Options: e.Options}, true
+		}
+	}
+	return Login{}, false
+}
+
+// set sets the login for gateway.
+func (d *document) set(gateway string, l Login) error {
+	n := new(yaml.Node)
+	if err := n.Encode(entry{Gateway: CleanURL(gateway), Auth: l.Kind, Token: l.Token, Options: l.Options}); err != nil {
+		return err
+	}
+	d.remove(gateway)
+	auths := d.makeAuths()
+	auths.Content = append(auths.Content, n)
+	return nil
 }
 
 func (d *document) remove(gateway string) bool {

@@ -76,7 +76,9 @@ func TestWhatOthersWroteIsKept(t *testing.T) {
 	if err := f.Remove("http://127.0.0.1:8080"); !errors.Is(err, fault.NotFound) {
 		t.Errorf("second Remove: %v, want fault.NotFound", err)
 	}
-	if l, ok, err := f.Lookup("https://faas.example.com"); !ok || err != nil || l != (logins.Login{Kind: logins.Bearer, Token: "eyJ"}) {
+	if l, ok, err := f.Lookup("https://faas.example.com"); !ok || err != nil || !cmp.Equal(l, logins.Login{
+		Kind: logins.Bearer, Token: "eyJ", Options: []logins.Option{{Name: "authority", Value: "https://issuer.example.com"}},
+	}) {
 		t.Errorf("Lookup = %+v, %v, %v", l, ok, err)
 	}
 }

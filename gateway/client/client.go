@@ -40,6 +40,9 @@ type Options struct {
 	// token. Without either, requests carry no credentials.
 	User, Password string
 	Token          string
+	// Renew returns the bearer token of each request, for a login that has to be
+	// kept going; nil is Token. It is called from several goroutines.
+	Renew func(context.Context) (string, error)
 	// Insecure accepts any TLS certificate.
 	Insecure bool
 	// CAFile holds certificates, in PEM, to trust besides the system's.
@@ -157,7 +160,9 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	c.authorize(req)
+	if err := c.authorize(req); err != nil {
+		return nil, err
+	}
 	resp, err := c.roundTrip(req)
 	if err != nil {
 		return nil, err
@@ -169,14 +174,24 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 	return resp, nil
 }
 
-func (c *Client) authorize(req *http.Request) {
+func (c *Client) authorize(req *http.Request) error {
 	switch {
+	case c.o.Renew != nil:
+		token, err := c.o.Renew(req.Context())
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
 	case c.o.Token != "":
 		req.Header.Set("Authorization", "Bearer "+c.o.Token)
 	case c.o.User != "" || c.o.Password != "":
 		req.SetBasicAuth(c.o.User, c.o.Password)
 	}
+	return nil
 }
+
+// anonymous reports whether the client has no credentials.
+func (c *Client) anonymous() bool { return c.o.Token == "" && c.o.User == "" && c.o.Renew == nil }
 
 // wantToken is how a gateway asks for a caller's token at a function's door.
 // OpenFaaS's clients look for the same text.
@@ -187,7 +202,7 @@ const wantToken = "Bearer realm=IAM function invoke"
 // if the gateway asks for them, in a second request. The caller's own
 // Authorization is for the function and stays.
 func (c *Client) call(req *http.Request) (*http.Response, error) {
-	if req.Header.Get("Authorization") != "" || c.o.Token == "" && c.o.User == "" {
+	if req.Header.Get("Authorization") != "" || c.anonymous() {
 		return c.roundTrip(req)
 	}
 	body := &untouched{Reader: req.Body}
@@ -207,7 +222,9 @@ func (c *Client) call(req *http.Request) (*http.Response, error) {
 			return nil, fmt.Errorf("write the request: %w", err)
 		}
 	}
-	c.authorize(req)
+	if err := c.authorize(req); err != nil {
+		return nil, err
+	}
 	return c.roundTrip(req)
 }
 
@@ -252,7 +269,7 @@ func (c *Client) roundTrip(req *http.Request) (*http.Response, error) {
 func (c *Client) refused(resp *http.Response) error {
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorText)) // what could be read says more than that the rest could not
 	said := strings.TrimSpace(string(text))
-	if resp.StatusCode == http.StatusUnauthorized && c.o.User == "" && c.o.Token == "" {
+	if resp.StatusCode == http.StatusUnauthorized && c.anonymous() {
 		said = "not logged in to " + c.base.String() + ": use \"graphene login\""
 	}
 	return &Error{Status: resp.StatusCode, Text: said, CallID: resp.Header.Get(web.HeaderCallID)}

@@ -73,7 +73,7 @@ func (b *builder) push(ctx context.Context, task *term.Task, fn stack.Function, 
 		return "", err
 	}
 	if _, host, _ := strings.Cut(b.platform.gateway, "://"); ref.Context().RegistryStr() == host {
-		if o.Username, o.Password, err = b.f.RegistryLogin(b.platform.gateway); err != nil {
+		if o.Username, o.Password, err = b.f.RegistryLogin(ctx, b.platform.gateway); err != nil {
 			return "", err
 		}
 	}
