@@ -79,7 +79,7 @@ type rule struct {
 
 var rules = []rule{
 	{imp(`k8s\.io/.*|sigs\.k8s\.io/.*`), by(`provider/kube(/.*)?|provider/cmd/.*`), "one package speaks Kubernetes, so that the rest runs without it"},
-	{imp(`github\.com/nats-io/nats\.go(/.*)?`), by(`gateway/async|gateway/quota|gateway/cmd/.*|cli/serve|internal/testkit/natstest|test/bench`), "the queue is an interface everywhere else"},
+	{imp(`github\.com/nats-io/nats\.go(/.*)?`), by(`gateway/async|gateway/autoscale/shared|gateway/quota|gateway/cmd/.*|cli/serve|internal/testkit/natstest|test/bench`), "the queue, and what gateways tell each other, are interfaces everywhere else"},
 	{imp(`github\.com/nats-io/nats-server/.*`), by(`cli/serve|internal/testkit/natstest|test/bench`), "only the embedded size carries a server"},
 	{imp(`github\.com/(coreos/go-oidc|go-jose)/.*`), by(`gateway/auth`), "identity has one home"},
 	{imp(`github\.com/google/go-containerregistry/.*`), by(`cli/image|cli/serve|provider/local(/.*)?`), "images are built in one place and unpacked in one other"},
@@ -90,7 +90,7 @@ var rules = []rule{
 	{imp(`github\.com/prometheus/.*`), by(`gateway/metrics`), "everyone else counts through a small interface"},
 	{imp(`go\.opentelemetry\.io/.*`), by(`gateway/trace`), "spans are made in one place, so that a program without them has none of their cost"},
 	{imp(`github\.com/gorilla/mux`), by(`gateway|gateway/api|provider`), "route tables live in assemblies"},
-	{imp(module + `/gateway/(api|invoke|auth|metrics|async|autoscale|quota|ui)`), by(`gateway|gateway/cmd/.*|cli/serve|test/.*`), "the parts of the gateway meet in its assembly"},
+	{imp(module + `/gateway/(api|invoke|auth|metrics|async|autoscale|quota|ui)`), by(`gateway|gateway/autoscale/shared|gateway/cmd/.*|cli/serve|test/.*`), "the parts of the gateway meet in its assembly"},
 	{imp(module + `/provider/(local|kube)`), by(`provider/cmd/.*|cli/serve|cli/cmd/.*|test/.*`), "a runtime is handed to the provider by whoever assembles it"},
 	{imp(module + `/gateway`), by(`gateway/cmd/.*|cli/serve|test/.*`), "assemblies do not import each other"},
 	{imp(module + `/provider`), by(`provider/cmd/.*|provider/runtimetest|cli/serve|test/.*`), "assemblies do not import each other"},

@@ -1,0 +1,9 @@
+package shared
+
+import (
+	"testing"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
+)
+
+func TestMain(m *testing.M) { testkit.Main(m) }
