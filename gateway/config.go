@@ -12,11 +12,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/openfaas/faas-provider/types"
 
 	"github.com/graphene-faas/graphene/gateway/async"
 	"github.com/graphene-faas/graphene/gateway/auth"
+	"github.com/graphene-faas/graphene/gateway/autoscale"
 	"github.com/graphene-faas/graphene/gateway/metrics"
+	"github.com/graphene-faas/graphene/gateway/quota"
 	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/conf"
 	"github.com/graphene-faas/graphene/internal/fault"
@@ -41,6 +44,9 @@ type Config struct {
 
 	Edge
 
+	PublicURL     string `env:"public_url" doc:"where callers reach this platform, such as https://functions.example.com; it is the issuer of the platform's own tokens"`
+	IssuerKeyPath string `env:"issuer_key_path" doc:"file of the keys that sign the platform's own tokens, read again when it changes; without it there are none"`
+
 	ReadTimeout    function.Duration `env:"read_timeout" envDefault:"60s" doc:"longest time a request to the management API may take to arrive"`
 	WriteTimeout   function.Duration `env:"write_timeout" envDefault:"60s" doc:"longest time an answer of the management API may take; followed logs are exempt"`
 	ShutdownDelay  function.Duration `env:"shutdown_delay" envDefault:"3s" doc:"how long the gateway goes on accepting after SIGTERM, while /healthz says that it stops"`
@@ -63,6 +69,8 @@ type Config struct {
 	QueueMaxResults int               `env:"queue_max_results" envDefault:"200000" doc:"results of asynchronous calls that are kept"`
 	QueueResultAge  function.Duration `env:"queue_result_age" envDefault:"24h" doc:"how long results of asynchronous calls are kept"`
 
+	autoscale.Scaling
+
 	BuildTarget        string `env:"build_target" doc:"what functions must be built for, such as linux/amd64/cp311/glibc; the command line asks"`
 	BuildRegistry      string `env:"build_registry" doc:"registry and prefix that images are pushed to when their name has none"`
 	BuildPythonImage   string `env:"build_python_image" doc:"base image of Python functions"`
@@ -81,6 +89,10 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (_ Options,
 	provider, err := url.Parse(c.ProviderURL)
 	if err != nil || provider.Host == "" {
 		return Options{}, fault.Invalid.Errorf("functions_provider_url is %q, want a URL such as http://127.0.0.1:8081", c.ProviderURL)
+	}
+	scaling, err := c.Scaling.Defaults(0)
+	if err != nil {
+		return Options{}, err
 	}
 	builds, err := c.builds()
 	if err != nil {
@@ -107,11 +119,26 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (_ Options,
 		who = auth.NewBasic(user, password)
 		toProvider = &auth.Transport{Header: "Authorization", User: user, Password: password, Next: toProvider}
 	}
+	var public *url.URL
+	if c.PublicURL != "" {
+		if public, err = ParsePublicURL(c.PublicURL); err != nil {
+			return Options{}, fmt.Errorf("public_url: %w", err)
+		}
+	}
+	var keys *auth.SigningKeys
+	if c.IssuerKeyPath != "" {
+		if c.PublicURL == "" {
+			return Options{}, fault.Invalid.Errorf("issuer_key_path needs public_url: tokens name who has made them")
+		}
+		if keys, err = auth.OpenSigningKeys(auth.SigningKeysOptions{File: c.IssuerKeyPath, Log: log}); err != nil {
+			return Options{}, fmt.Errorf("issuer_key_path: %w", err)
+		}
+	}
 	var tokens *auth.Tokens
 	var counted *metrics.Identity
 	if c.AuthConfig != "" {
 		counted = metrics.NewIdentity()
-		if tokens, err = auth.OpenTokens(auth.TokensOptions{File: c.AuthConfig, Meter: counted, Log: log}); err != nil {
+		if tokens, err = auth.OpenTokens(auth.TokensOptions{File: c.AuthConfig, Keys: keys, URL: c.PublicURL, Meter: counted, Log: log}); err != nil {
 			return Options{}, fmt.Errorf("auth_config: %w", err)
 		}
 		if !c.BasicAuth && c.queueURL() != "" {
@@ -131,19 +158,19 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (_ Options,
 			encrypted.Close()
 		}
 	}()
-	public, err := net.Listen("tcp", c.Listen)
+	listener, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return Options{}, err
 	}
 	var private net.Listener
 	if c.MetricsListen != "none" {
 		if private, err = net.Listen("tcp", c.MetricsListen); err != nil {
-			public.Close()
+			listener.Close()
 			return Options{}, err
 		}
 	}
 	return Options{
-		Listener:        public,
+		Listener:        listener,
 		TLSListener:     encrypted,
 		TLS:             tlsConfig,
 		Proxies:         proxies,
@@ -153,6 +180,8 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (_ Options,
 		ProviderURL:     provider,
 		Authenticator:   who,
 		Tokens:          tokens,
+		Keys:            keys,
+		PublicURL:       public,
 		IdentityMetrics: counted,
 		Namespace:       c.Namespace,
 		Version:         version,
@@ -168,10 +197,24 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (_ Options,
 		MaxAPIBody:      int64(c.MaxAPIBody),
 		MaxWaiting:      c.MaxWaiting,
 		WakeTimeout:     c.WakeTimeout.Std(),
+		Scaling:         scaling,
+		ScalingOff:      !c.Autoscale,
 		AccessLog:       c.AccessLog,
 		Log:             log,
 	}, nil
 }
+
+// ParsePublicURL reads where callers reach a platform. Errors are fault.Invalid.
+func ParsePublicURL(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.RawQuery != "" || u.Fragment != "" || u.User != nil || strings.HasSuffix(u.Path, "/") {
+		return nil, fault.Invalid.Errorf("it is %q, want a URL such as https://functions.example.com, without a slash at the end", text)
+	}
+	return u, nil
+}
+
+// publicURL is PublicURL as a text.
+func (o *Options) publicURL() string { return o.PublicURL.String() }
 
 // providerTransport carries requests to the provider. Its stream has no end,
 // and may have nothing to say for hours: that the provider's machine is gone
@@ -196,35 +239,46 @@ func (c Config) queueURL() string {
 	return "nats://" + net.JoinHostPort(c.NatsHost, strconv.Itoa(c.NatsPort))
 }
 
-// OpenQueue returns the queue that c asks for, whose Run is the caller's to
-// call, its metrics, and what closes its connection. Without a queue all are
-// nil.
-func (c Config) OpenQueue(log *slog.Logger) (q *async.Queue, counted *metrics.Queue, closeConn func(), err error) {
+// A Broker is what a gateway has of NATS.
+type Broker struct {
+	Conn    *nats.Conn
+	Queue   *async.Queue   // its Run is the caller's to call
+	Metrics *metrics.Queue // of Queue
+	Usage   quota.Store
+}
+
+// OpenBroker connects to the broker that c names, whose connection is the
+// caller's to close. Without one it returns nil.
+func (c Config) OpenBroker(log *slog.Logger) (*Broker, error) {
 	if c.queueURL() == "" {
-		return nil, nil, nil, nil
+		return nil, nil
 	}
-	counted = metrics.NewQueue()
-	nc, err := async.Connect(async.ConnectOptions{
-		URL: c.queueURL(), Name: "gateway " + c.ID, Login: c.Login, Reconnected: counted.Reconnected, Log: log,
+	b := &Broker{Metrics: metrics.NewQueue()}
+	var err error
+	b.Conn, err = async.Connect(async.ConnectOptions{
+		URL: c.queueURL(), Name: "gateway " + c.ID, Login: c.Login, Reconnected: b.Metrics.Reconnected, Log: log,
 	})
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
-	q, err = async.New(nc, async.Options{
+	b.Queue, err = async.New(b.Conn, async.Options{
 		Replicas:   c.QueueReplicas,
 		MaxBacklog: int64(c.QueueMaxBacklog),
 		MaxBytes:   int64(c.QueueMaxBytes),
 		MaxBody:    int64(c.QueueMaxBody),
 		MaxRecords: int64(c.QueueMaxResults),
 		ResultAge:  c.QueueResultAge.Std(),
-		Meter:      counted,
+		Meter:      b.Metrics,
 		Log:        log,
 	})
-	if err != nil {
-		nc.Close()
-		return nil, nil, nil, err
+	if err == nil {
+		b.Usage, err = quota.NewBucket(b.Conn, c.QueueReplicas)
 	}
-	return q, counted, nc.Close, nil
+	if err != nil {
+		b.Conn.Close()
+		return nil, err
+	}
+	return b, nil
 }
 
 // builds returns what c tells those who make images of functions.
@@ -266,6 +320,18 @@ type Options struct {
 	// functions need a caller who may call them too, unless the function is
 	// annotated as public. Run keeps its keys fresh. Nil is none.
 	Tokens *auth.Tokens
+	// Keys sign the platform's own tokens, which Tokens believe if they have the
+	// same keys and URL. Run follows their changes. Nil signs none.
+	Keys *auth.SigningKeys
+	// PublicURL is where callers reach the platform; Keys need it.
+	PublicURL *url.URL
+	// Limits bound what callers take, and Account counts it; nil is without.
+	// Run keeps both going.
+	Limits  *quota.Limits
+	Account *quota.Account
+	// Audit takes a record of everything that was changed or refused, which
+	// Log gets as well; nil is Log alone.
+	Audit slog.Handler
 	// IdentityMetrics are those that Tokens count in, to be shown with the
 	// gateway's own; nil shows none.
 	IdentityMetrics *metrics.Identity
@@ -303,6 +369,13 @@ type Options struct {
 	MaxAPIBody     int64         // of one request to the management API; 0 is 1 MiB
 	MaxWaiting     int           // calls that wait for one function that does not say so itself; 0 is 1000
 	WakeTimeout    time.Duration // for the first replica of such a function; 0 is its load_timeout
+
+	Scaling    autoscale.Defaults
+	ScalingOff bool  // leave numbers of replicas to others, and only wake functions
+	Peers      Peers // the other gateways; nil: this one is alone
+	// CPU returns what the replicas of a function use together, in thousandths
+	// of a core, if that is known; nil: it never is.
+	CPU func(function.Ref) (float64, bool)
 
 	AccessLog bool         // also log calls of functions, one line each
 	Log       *slog.Logger // nil logs nothing

@@ -2,9 +2,12 @@ package gateway
 
 import (
 	"crypto/tls"
+	"fmt"
 	"log/slog"
 	"net"
 
+	"github.com/graphene-faas/graphene/gateway/audit"
+	"github.com/graphene-faas/graphene/gateway/quota"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/web"
 )
@@ -19,6 +22,8 @@ type Edge struct {
 	TLSClientRequired bool   `env:"tls_client_required" envDefault:"false" doc:"turn callers away, over TLS, who show no certificate"`
 	TrustedProxies    string `env:"trusted_proxies" envDefault:"127.0.0.0/8,::1" doc:"networks of the proxies whose X-Forwarded headers say who the caller is; those of others are removed"`
 	PathPrefix        string `env:"path_prefix" doc:"path below which a proxy shows the platform, such as /functions (default: the root)"`
+	LimitsConfig      string `env:"limits_config" doc:"file of limits for callers and addresses, read again when it changes (default: none)"`
+	AuditLog          string `env:"audit_log" doc:"file that also gets a line of JSON for everything that was changed or refused (default: the log alone)"`
 }
 
 // Proxies returns what e says of the proxies before the gateway.
@@ -50,4 +55,34 @@ func (e Edge) Encrypted(log *slog.Logger) (net.Listener, *tls.Config, error) {
 		return nil, nil, fault.Invalid.Errorf("tls_listen: %w", err)
 	}
 	return l, config, nil
+}
+
+// Metering opens the limits and the account of usage that e asks for. Known
+// says that callers are known by more than their address, in which case there
+// is always an account; store may be nil. Both are nil if there are to be none.
+func (e Edge) Metering(known bool, store quota.Store, log *slog.Logger) (*quota.Limits, *quota.Account, error) {
+	if !known && e.LimitsConfig == "" {
+		return nil, nil, nil
+	}
+	account := quota.NewAccount(store, log)
+	if e.LimitsConfig == "" {
+		return nil, account, nil
+	}
+	limits, err := quota.Open(e.LimitsConfig, account, log)
+	if err != nil {
+		return nil, nil, fmt.Errorf("limits_config: %w", err)
+	}
+	return limits, account, nil
+}
+
+// Audit opens the audit log; nil if there is to be none of its own.
+func (e Edge) Audit() (*audit.File, error) {
+	if e.AuditLog == "" {
+		return nil, nil
+	}
+	f, err := audit.Open(e.AuditLog)
+	if err != nil {
+		return nil, fault.Invalid.Errorf("audit_log: %w", err)
+	}
+	return f, nil
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/graphene-faas/graphene/gateway/api"
 	"github.com/graphene-faas/graphene/gateway/async"
 	"github.com/graphene-faas/graphene/gateway/auth"
+	"github.com/graphene-faas/graphene/gateway/autoscale"
 	"github.com/graphene-faas/graphene/gateway/invoke"
 	"github.com/graphene-faas/graphene/gateway/metrics"
 	"github.com/graphene-faas/graphene/internal/function"
@@ -37,9 +38,12 @@ type Gateway struct {
 	api     *api.API
 	table   *invoke.Table   // of functions and their replicas
 	watcher *invoke.Watcher // keeps table equal to what the provider says
+	scaler  *autoscale.Autoscaler
+	backlog *backlog // nil without a queue
 	proxy   *invoke.Proxy
 	async   *async.API // nil without a queue
 	handler http.Handler
+	audited *slog.Logger // for what was done and refused; it reaches the audit log too
 	// stopping is set when Run's context has ended.
 	stopping atomic.Bool
 }
@@ -59,7 +63,10 @@ func New(o Options) *Gateway {
 	o.ReadTimeout = cmp.Or(o.ReadTimeout, time.Minute)
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, time.Minute)
 
-	g := &Gateway{o: o}
+	g := &Gateway{o: o, audited: o.Log}
+	if o.Audit != nil {
+		g.audited = slog.New(slog.NewMultiHandler(o.Log.Handler(), o.Audit))
+	}
 	g.metrics = metrics.New(func(yield func(function.Endpoints) bool) { g.table.All()(yield) })
 	builds := o.Builds
 	builds.OwnRegistry = o.Registry != nil
@@ -78,12 +85,14 @@ func New(o Options) *Gateway {
 	})
 	g.table = invoke.NewTable(invoke.TableOptions{
 		Namespace:  o.Namespace,
-		Scaler:     g.api,
+		Scaler:     waker{g},
+		Alarm:      func(ref function.Ref) { g.scaler.Alarm(ref) },
 		Counters:   func(ref function.Ref) invoke.Counters { return g.metrics.Function(ref) },
-		Removed:    g.metrics.Forget,
+		Removed:    func(ref function.Ref) { g.metrics.Forget(ref); g.scaler.Forget(ref) },
 		MaxWaiting: o.MaxWaiting, WakeTimeout: o.WakeTimeout,
 		Log: o.Log,
 	})
+	g.newScaler()
 	g.watcher = &invoke.Watcher{
 		Client: &http.Client{Transport: o.Provider},
 		URL:    o.ProviderURL,
@@ -146,6 +155,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	behind, stopBehind := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error { return g.watcher.Run(behind) })
 	group.Go(func() error { return g.table.Run(behind) })
+	group.Go(func() error { return g.runScaling(behind) })
 	group.Go(func() error { return g.serveMetrics(behind) })
 	if g.o.ID != "" {
 		loads := &invoke.LoadReporter{Gateway: g.o.ID, Client: g.watcher.Client, URL: g.o.ProviderURL, Table: g.table, Log: g.o.Log}
@@ -153,6 +163,15 @@ func (g *Gateway) Run(ctx context.Context) error {
 	}
 	if g.o.Tokens != nil {
 		group.Go(func() error { return g.o.Tokens.Run(behind) })
+	}
+	if g.o.Limits != nil {
+		group.Go(func() error { return g.o.Limits.Run(behind) })
+	}
+	if g.o.Account != nil {
+		group.Go(func() error { return g.o.Account.Run(behind) })
+	}
+	if g.o.Keys != nil {
+		group.Go(func() error { return g.o.Keys.Run(behind) })
 	}
 	accepting, stopAccepting := context.WithCancel(context.WithoutCancel(ctx))
 	group.Go(func() error {
@@ -218,5 +237,5 @@ func (g *Gateway) serveMetrics(ctx context.Context) error {
 
 // accessLog logs every request to h, at the level that level chooses.
 func (g *Gateway) accessLog(level func(*http.Request, web.Observation) slog.Level, h http.Handler) http.Handler {
-	return web.AccessLog(g.o.Log, level, h)
+	return web.AccessLog(g.audited, level, h)
 }

@@ -31,6 +31,12 @@ func (g *Gateway) authenticate(r *http.Request) (auth.Caller, error) {
 	return g.o.Authenticator.Authenticate(r)
 }
 
+// verify finds out whose a token is that a request brings elsewhere than in its
+// headers.
+func (g *Gateway) verify(ctx context.Context, raw string) (auth.Caller, error) {
+	return g.o.Tokens.Verify(ctx, raw)
+}
+
 // guarded finds out who the caller is before anything else happens, and logs
 // the request. A browser that remembers a password sends it along whichever
 // page made the request, so requests that change something must not come from
@@ -82,7 +88,8 @@ func (g *Gateway) admit(r *http.Request, ref function.Ref, annotations map[strin
 	if g.fromQueue(r) {
 		return nil // it was allowed when it was accepted
 	}
-	caller, err := g.authenticate(r)
+	s := g.senderOf(r)
+	caller, err := s.caller, s.err
 	if err == nil {
 		web.Annotate(r.Context(), slog.String("caller", caller.String()))
 		err = auth.May(caller, iam.FunctionInvoke, iam.Resource{Namespace: ref.Namespace, Name: ref.Name})
@@ -99,7 +106,10 @@ func (g *Gateway) refused(ctx context.Context, from string, caller auth.Caller, 
 	if err == nil {
 		return nil
 	}
-	g.o.Log.LogAttrs(ctx, slog.LevelInfo, "call refused", slog.String("caller", caller.String()), slog.String("from", from),
+	if s, ok := ctx.Value(senderKey{}).(*sender); ok {
+		s.refused = true
+	}
+	g.audited.LogAttrs(ctx, slog.LevelInfo, "call refused", slog.String("caller", caller.String()), slog.String("from", from),
 		slog.String("action", string(iam.FunctionInvoke)), slog.String("resource", iam.Resource{Namespace: ref.Namespace, Name: ref.Name}.String()),
 		slog.String("call_id", web.CallID(ctx)), slog.String("reason", err.Error()))
 	if errors.Is(err, fault.Unauthenticated) {
@@ -121,12 +131,32 @@ func (g *Gateway) fromQueue(r *http.Request) bool {
 
 // A sender is who sent a request, or why that is not known.
 type sender struct {
-	caller auth.Caller
-	from   string
-	err    error
+	caller  auth.Caller
+	from    string
+	err     error
+	refused bool // the sender may not do what was asked for
 }
 
 type senderKey struct{}
+
+// identify finds out who sent r, unless that is known, and notes it in r. With
+// nobody to ask it is nobody.
+func (g *Gateway) identify(r *http.Request) (*http.Request, *sender) {
+	if s, ok := r.Context().Value(senderKey{}).(*sender); ok {
+		return r, s
+	}
+	s := &sender{from: r.RemoteAddr}
+	if g.o.Tokens != nil {
+		s.caller, s.err = g.authenticate(r)
+	}
+	return r.WithContext(context.WithValue(r.Context(), senderKey{}, s)), s
+}
+
+// senderOf returns who sent r, finding it out if nobody has yet.
+func (g *Gateway) senderOf(r *http.Request) *sender {
+	_, s := g.identify(r)
+	return s
+}
 
 // identified finds out who sends requests about calls that run later. Which
 // function they are about, and whether that needs a caller, shows later.
@@ -135,11 +165,11 @@ func (g *Gateway) identified(next http.Handler) http.Handler {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s := sender{from: r.RemoteAddr}
-		if s.caller, s.err = g.authenticate(r); s.caller.Admin {
+		r, s := g.identify(r)
+		if s.caller.Admin {
 			r.Header.Del("Authorization") // which is kept with the call, and given to the function
 		}
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), senderKey{}, s)))
+		next.ServeHTTP(w, r)
 	})
 }
 
@@ -156,7 +186,10 @@ func (g *Gateway) mayInvoke(ctx context.Context, ref function.Ref) error {
 }
 
 func (g *Gateway) mayInvokeGuarded(ctx context.Context, ref function.Ref) error {
-	s, _ := ctx.Value(senderKey{}).(sender)
+	s, ok := ctx.Value(senderKey{}).(*sender)
+	if !ok {
+		return auth.ErrNone
+	}
 	err := s.err
 	if err == nil {
 		err = auth.May(s.caller, iam.FunctionInvoke, iam.Resource{Namespace: ref.Namespace, Name: ref.Name})
@@ -183,7 +216,10 @@ func (g *Gateway) find(ctx context.Context, name string) (function.Endpoints, er
 
 // callerName names who sent a request, "" if that is not known.
 func callerName(ctx context.Context) string {
-	s, _ := ctx.Value(senderKey{}).(sender)
+	s, ok := ctx.Value(senderKey{}).(*sender)
+	if !ok {
+		return ""
+	}
 	return s.caller.String()
 }
 

@@ -14,6 +14,9 @@ import (
 	"github.com/graphene-faas/graphene/internal/web"
 )
 
+// callsPath is where functions are called.
+const callsPath = "/function/"
+
 // canIPath is where callers ask what they may do.
 const canIPath = "/system/can-i"
 
@@ -35,19 +38,21 @@ func (g *Gateway) routes() *mux.Router {
 	// Open to everybody, but calls of functions only where no issuer is trusted:
 	// with one they are admitted one by one. They come first: routes are tried
 	// in this order.
-	r.PathPrefix("/function/").Handler(g.calls())
+	r.PathPrefix(callsPath).Handler(g.metered(callsPath, false, g.calls()))
 	if g.async != nil {
-		later := g.accessLog(web.Always(slog.LevelDebug), web.Recover(g.o.Log, g.identified(g.async)))
-		r.PathPrefix(async.CallsPath).Handler(later)
-		r.PathPrefix(async.BatchesPath).Handler(later)
+		for _, prefix := range []string{async.CallsPath, async.BatchesPath} {
+			r.PathPrefix(prefix).Handler(g.metered(prefix, true, g.accessLog(web.Always(slog.LevelDebug), web.Recover(g.o.Log, g.identified(g.async)))))
+		}
 	}
+	g.issuingRoutes(r)
+	r.Path(verifyPath).Handler(g.throttled(web.IdentifyCalls(g.accessLog(web.Changes, web.Handler(g.o.Log, g.answerVerify)))))
 	r.Path("/").Methods("GET", "HEAD").HandlerFunc(g.welcome)
 	r.Path("/healthz").Methods("GET", "HEAD").Handler(g.accessLog(web.Always(slog.LevelDebug), web.Handler(g.o.Log, g.health)))
 
 	// Refused to everybody nobody knows, whether the path exists or not.
-	r.PathPrefix("/system/").Handler(g.guarded(web.Bound(g.o.ReadTimeout, g.o.WriteTimeout, g.systemRoutes())))
+	r.PathPrefix("/system/").Handler(g.throttled(g.guarded(web.Bound(g.o.ReadTimeout, g.o.WriteTimeout, g.systemRoutes()))))
 	if g.o.Registry != nil {
-		r.PathPrefix("/v2/").Handler(g.guarded(g.registryRoutes()))
+		r.PathPrefix("/v2/").Handler(g.throttled(g.guarded(g.registryRoutes())))
 	}
 	return r
 }
@@ -87,6 +92,7 @@ func (g *Gateway) systemRoutes() *mux.Router {
 		r.Path(route.Path).Methods(route.Method).
 			Handler(g.metrics.Route(route.Path, web.Handler(g.o.Log, route.Handle)))
 	}
+	r.Path(usagePath).Methods("GET").Handler(g.metrics.Route(usagePath, web.Handler(g.o.Log, g.usage)))
 	r.Path(canIPath).Methods("GET").Handler(g.metrics.Route(canIPath, web.Handler(g.o.Log, g.answerCanI)))
 	if g.async == nil {
 		return r

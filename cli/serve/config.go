@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/graphene-faas/graphene/gateway"
+	"github.com/graphene-faas/graphene/gateway/autoscale"
 	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/function"
 )
@@ -20,6 +21,7 @@ type Config struct {
 	DataDir             string            `env:"GRAPHENE_DATA_DIR" doc:"directory for everything that survives a restart (default: /var/lib/graphene as root, else graphene in the user's data directory)"`
 	Login               bool              `env:"GRAPHENE_LOGIN" envDefault:"true" doc:"log the command line in at every start"`
 	AuthConfig          string            `env:"auth_config" doc:"file of trusted issuers, roles and policies, read again when it changes; with it calls of functions need a token"`
+	PublicURL           string            `env:"public_url" doc:"where callers reach this platform, such as https://functions.example.com; it is the issuer of the platform's own tokens (default: the address it listens on)"`
 	ReadTimeout         function.Duration `env:"read_timeout" envDefault:"1m" doc:"longest time a request to the management API may take to arrive; calls follow their function's exec_timeout"`
 	WriteTimeout        function.Duration `env:"write_timeout" envDefault:"1m" doc:"longest time an answer of the management API may take; followed logs are exempt"`
 	MaxBody             function.Bytes    `env:"GRAPHENE_MAX_BODY" envDefault:"0" doc:"largest body of a call; 0 is no limit"`
@@ -40,6 +42,7 @@ type Config struct {
 	QueueCallbackPermit string            `env:"GRAPHENE_QUEUE_CALLBACK_PERMIT" doc:"private networks that callbacks may go to, such as 10.0.0.0/8,192.168.1.0/24"`
 	QueueCallbackSecret string            `env:"GRAPHENE_QUEUE_CALLBACK_SECRET" doc:"file with the secret that signs callbacks"`
 	gateway.Edge
+	autoscale.Scaling
 	trace.Settings
 	LogFormat string `env:"GRAPHENE_LOG_FORMAT" envDefault:"text" doc:"text or json"`
 	LogLevel  string `env:"GRAPHENE_LOG_LEVEL" envDefault:"info" doc:"debug, info, warn or error"`

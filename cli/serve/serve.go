@@ -31,6 +31,7 @@ import (
 	"github.com/graphene-faas/graphene/gateway"
 	"github.com/graphene-faas/graphene/gateway/auth"
 	gatewaymetrics "github.com/graphene-faas/graphene/gateway/metrics"
+	"github.com/graphene-faas/graphene/gateway/quota"
 	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
@@ -61,6 +62,10 @@ type Options struct {
 // port that is taken.
 func Run(ctx context.Context, o Options) (err error) {
 	began := time.Now()
+	scaling, err := o.Scaling.Defaults(runtime.NumCPU())
+	if err != nil {
+		return err
+	}
 	dir, err := openDataDir(cmp.Or(o.DataDir, defaultDataDir(os.Getuid(), o.Getenv)))
 	if err != nil {
 		return err
@@ -104,12 +109,36 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
+	url := address(listener)
+	public, err := gateway.ParsePublicURL(cmp.Or(o.PublicURL, url))
+	if err != nil {
+		return fault.Invalid.Errorf("--public-url: %w", err)
+	}
+	keys, err := auth.OpenSigningKeys(auth.SigningKeysOptions{File: dir.join("auth/issuer.key"), MaxAge: signingKeyAge, Log: o.Log})
+	if err != nil {
+		return err
+	}
 	var tokens *auth.Tokens
 	identity := gatewaymetrics.NewIdentity()
 	if o.AuthConfig != "" {
-		if tokens, err = auth.OpenTokens(auth.TokensOptions{File: o.AuthConfig, Meter: identity, Log: o.Log}); err != nil {
+		if tokens, err = auth.OpenTokens(auth.TokensOptions{File: o.AuthConfig, Keys: keys, URL: public.String(), Meter: identity, Log: o.Log}); err != nil {
 			return fmt.Errorf("--auth-config: %w", err)
 		}
+	}
+	usage, err := quota.NewBucket(calls.conn, 1)
+	if err != nil {
+		return err
+	}
+	limits, account, err := o.Metering(o.AuthConfig != "", usage, o.Log)
+	if err != nil {
+		return err
+	}
+	var audited slog.Handler
+	if file, err := o.Audit(); err != nil {
+		return err
+	} else if file != nil {
+		defer file.Close()
+		audited = file.Handler()
 	}
 	registry, err := newRegistry(ctx, registryOptions{dir: dir.join("registry"), maxBlob: int64(o.MaxUpload), log: o.Log})
 	if err != nil {
@@ -152,7 +181,12 @@ func Run(ctx context.Context, o Options) (err error) {
 		Provider:        web.InProcess(functionsAPI.Handler()),
 		Authenticator:   auth.NewBasic(user, password),
 		Tokens:          tokens,
+		Keys:            keys,
+		PublicURL:       public,
 		IdentityMetrics: identity,
+		Limits:          limits,
+		Account:         account,
+		Audit:           audited,
 		Registry:        registry,
 		Queue:           calls.Queue,
 		QueueMetrics:    counted,
@@ -166,9 +200,10 @@ func Run(ctx context.Context, o Options) (err error) {
 		MaxBody:         int64(o.MaxBody),
 		MaxWaiting:      o.MaxWaiting,
 		WakeTimeout:     o.WakeTimeout.Std(),
+		Scaling:         scaling,
+		ScalingOff:      !o.Autoscale,
 		Log:             o.Log,
 	})
-	url := address(listener)
 	// The worker's calls were allowed when they were accepted, which it proves.
 	toFront := &auth.Transport{Header: "Proxy-Authorization", User: user, Password: password, Next: web.InProcess(front.Handler())}
 	worker, err := calls.worker(o, toFront, url, tracer)
@@ -227,6 +262,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	o.Log.Info("platform stopped")
 	return err
 }
+
+// signingKeyAge is how old a key becomes that signs the platform's own tokens.
+const signingKeyAge = 90 * 24 * time.Hour
 
 // settling is how long the parts go on starting after the platform is ready.
 const settling = 2 * time.Second

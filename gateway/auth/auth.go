@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/iam"
@@ -38,6 +39,11 @@ type Caller struct {
 type known struct {
 	claims iam.Claims
 	rights *iam.Rights
+	// expiry is how long own tokens are good that are made for the caller; 0
+	// is none are.
+	expiry time.Duration
+	// until bounds that for a caller who has shown one already; zero is not.
+	until time.Time
 }
 
 // Roles returns the names of the roles that c has, in order. The administrator

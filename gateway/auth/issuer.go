@@ -61,6 +61,7 @@ type issuer struct {
 	wanted  chan struct{}        // somebody lacks a key
 	keyless atomic.Int64         // those who wait for one
 	answers atomic.Bool          // it did when it was last asked
+	told    bool                 // the keys come from elsewhere, and nobody asks
 
 	mu      sync.Mutex    // guards fetched
 	fetched chan struct{} // closed and replaced after each attempt to fetch
@@ -73,23 +74,8 @@ type keys struct {
 }
 
 func newIssuer(spec iam.Issuer, o TokensOptions) (*issuer, error) {
-	i := &issuer{
-		Issuer:  spec,
-		skew:    defaultSkew,
-		meter:   o.Meter,
-		log:     o.Log,
-		wanted:  make(chan struct{}, 1),
-		fetched: make(chan struct{}),
-		// Audience and times are checked here: there may be several audiences,
-		// and clocks differ.
-		config: oidc.Config{SkipClientIDCheck: true, SkipExpiryCheck: true, SupportedSigningAlgs: spec.Algorithms},
-	}
-	if len(spec.Algorithms) == 0 {
-		i.config.SupportedSigningAlgs = iam.Algorithms()
-	}
-	if spec.ClockSkew != nil {
-		i.skew = spec.ClockSkew.Std()
-	}
+	i := newTold(spec, o)
+	i.told, i.wanted, i.fetched = false, make(chan struct{}, 1), make(chan struct{})
 	transport := o.Transport
 	if transport == nil {
 		t := http.DefaultTransport.(*http.Transport).Clone()
@@ -108,6 +94,29 @@ func newIssuer(spec iam.Issuer, o TokensOptions) (*issuer, error) {
 	}
 	i.client = &http.Client{Transport: bounded{transport}, Timeout: issuerTimeout}
 	return i, nil
+}
+
+// newTold returns an issuer whose keys are told by [issuer.tell].
+func newTold(spec iam.Issuer, o TokensOptions) *issuer {
+	i := &issuer{
+		Issuer: spec, skew: defaultSkew, meter: o.Meter, log: o.Log, told: true,
+		// Audience and times are checked here: there may be several audiences,
+		// and clocks differ.
+		config: oidc.Config{SkipClientIDCheck: true, SkipExpiryCheck: true, SupportedSigningAlgs: spec.Algorithms},
+	}
+	if spec.ClockSkew != nil {
+		i.skew = spec.ClockSkew.Std()
+	}
+	if len(spec.Algorithms) == 0 {
+		i.config.SupportedSigningAlgs = iam.Algorithms()
+	}
+	return i
+}
+
+// tell says which keys the issuer has.
+func (i *issuer) tell(k *keys) {
+	i.keys.Store(k)
+	i.answers.Store(true)
 }
 
 // run keeps the keys fresh until ctx ends.
@@ -167,6 +176,9 @@ func (i *issuer) sleep(ctx context.Context, pause time.Duration, earliest time.T
 // await waits until the issuer was asked for its keys once more, or the time
 // for that is up. It reports false if it is.
 func (i *issuer) await(ctx context.Context) bool {
+	if i.told {
+		return false
+	}
 	if i.keyless.Add(1) > maxKeyless {
 		i.keyless.Add(-1)
 		return false

@@ -38,6 +38,11 @@ const (
 type TokensOptions struct {
 	// File is where the rules are.
 	File string
+	// Keys sign the platform's own tokens; nil makes none, and believes none.
+	Keys *SigningKeys
+	// URL is where callers reach the platform, without a slash at the end: the
+	// issuer and the audience of its own tokens.
+	URL string
 	// Transport carries requests to issuers; nil is a transport over the
 	// network that trusts what the rules say.
 	Transport http.RoundTripper
@@ -74,6 +79,7 @@ func (noMeter) Refused(string)      {}
 // until it ends or its issuer's keys change.
 type Tokens struct {
 	o     TokensOptions
+	own   *issuer // the platform itself; nil without Options.Keys
 	state atomic.Pointer[state]
 }
 
@@ -96,6 +102,10 @@ func OpenTokens(o TokensOptions) (*Tokens, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	t := &Tokens{o: o}
+	if o.Keys != nil {
+		t.own = newTold(iam.Issuer{Name: ownIssuer, Iss: o.URL, Aud: iam.List{o.URL}, Algorithms: iam.List{"ES256"}}, o)
+		o.Keys.follow(t.own.tell)
+	}
 	text, err := os.ReadFile(o.File)
 	if err != nil {
 		return nil, fault.Invalid.Errorf("read the rules of identity: %w", err)
@@ -249,7 +259,7 @@ func (t *Tokens) Verify(ctx context.Context, raw string) (Caller, error) {
 	if known := s.cache.get(key); known != nil && now.Before(known.until) && known.issuer.keys.Load() == known.keys {
 		return known.caller, nil
 	}
-	i, err := s.issuerOf(raw)
+	i, err := t.issuerOf(s, raw)
 	if err != nil {
 		t.o.Meter.Refused("")
 		return Caller{}, err
@@ -263,13 +273,27 @@ func (t *Tokens) Verify(ctx context.Context, raw string) (Caller, error) {
 	if err != nil {
 		return Caller{}, errMalformed
 	}
-	caller := Caller{Subject: claims.Text("sub"), Issuer: i.Name, known: &known{claims, s.rules.Rights(claims)}}
-	s.cache.put(key, &verified{caller: caller, until: time.Unix(end, 0).Add(i.skew), issuer: i, keys: used})
+	expires := time.Unix(end, 0)
+	var caller Caller
+	if i == t.own {
+		if caller, err = s.ownCaller(claims, expires); err != nil {
+			t.o.Meter.Refused(i.Name)
+			return Caller{}, err
+		}
+	} else {
+		caller = s.caller(i.Issuer, claims)
+	}
+	s.cache.put(key, &verified{caller: caller, until: expires.Add(i.skew), issuer: i, keys: used})
 	return caller, nil
 }
 
+// caller returns whom an issuer vouches for by these claims.
+func (s *state) caller(i iam.Issuer, claims iam.Claims) Caller {
+	return Caller{Subject: claims.Text("sub"), Issuer: i.Name, known: &known{claims: claims, rights: s.rules.Rights(claims), expiry: i.Expiry()}}
+}
+
 // issuerOf returns the trusted issuer that a token claims to be from.
-func (s *state) issuerOf(raw string) (*issuer, error) {
+func (t *Tokens) issuerOf(s *state, raw string) (*issuer, error) {
 	switch strings.Count(raw, ".") {
 	case 2:
 	case 4:
@@ -290,6 +314,9 @@ func (s *state) issuerOf(raw string) (*issuer, error) {
 		return nil, errMalformed
 	}
 	i := s.issuers[claims.Iss]
+	if t.own != nil && claims.Iss == t.own.Iss {
+		i = t.own
+	}
 	if i == nil {
 		return nil, fault.Unauthenticated.Errorf("the token's issuer is not trusted here")
 	}

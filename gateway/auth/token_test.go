@@ -50,7 +50,13 @@ func run(t testing.TB, text string, net network, meter auth.Meter) (*auth.Tokens
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "auth.yaml")
 	write(t, filepath.Dir(file), "auth.yaml", text)
-	tokens, err := auth.OpenTokens(auth.TokensOptions{File: file, Transport: net, Meter: meter, Log: testkit.Log(t)})
+	return running(t, auth.TokensOptions{File: file, Transport: net, Meter: meter, Log: testkit.Log(t)}), file
+}
+
+// running has Tokens that run until the test ends.
+func running(t testing.TB, o auth.TokensOptions) *auth.Tokens {
+	t.Helper()
+	tokens, err := auth.OpenTokens(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +69,16 @@ func run(t testing.TB, text string, net network, meter auth.Meter) (*auth.Tokens
 			t.Error(err)
 		}
 	})
-	return tokens, file
+	return tokens
+}
+
+func decode(t *testing.T, part string) []byte {
+	t.Helper()
+	text, err := base64.RawURLEncoding.DecodeString(part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
 }
 
 var echo = iam.Resource{Namespace: "acme", Name: "echo"}

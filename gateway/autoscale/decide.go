@@ -109,7 +109,7 @@ func Decide(now time.Time, p Policy, h *History) Decision {
 // sleeps reports whether the function is to be put to sleep. What is not known
 // counts as a call.
 func (p Policy) sleeps(now time.Time, s Sample, h *History) bool {
-	return p.Zero && s.Desired > 0 && s.idle() && !s.Partial && now.Sub(h.active) >= p.ZeroAfter
+	return p.Zero && s.Desired > 0 && s.idle() && !s.Partial && !s.Blind && now.Sub(h.active) >= p.ZeroAfter
 }
 
 // bound turns what is recommended into what is to be done.

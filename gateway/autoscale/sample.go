@@ -73,6 +73,7 @@ type Sample struct {
 
 	CPU     *float64 // of all replicas together, in thousandths of a core; nil: not known
 	Backlog *int     // asynchronous calls that wait or run; nil: not known
+	Blind   bool     // Backlog is not known, though there may be one
 
 	Desired  int // replicas that should run, by the last decision that anybody made
 	Ready    int

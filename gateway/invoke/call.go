@@ -166,6 +166,7 @@ func (c *call) rewrite(pr *httputil.ProxyRequest) {
 	h := out.Header
 	h[web.HeaderCallID], h[web.HeaderStartTime] = c.id, c.began
 	delete(h, HeaderQueued)
+	delete(h, HeaderSubmitter)
 	// OpenFaaS functions rely on these as they are: the first proxy's word
 	// counts, and the address has a port.
 	keep(h, in.Header, "Forwarded", "")

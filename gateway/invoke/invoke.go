@@ -32,6 +32,10 @@ import (
 // do not see it.
 const HeaderQueued = "X-Graphene-Queued"
 
+// HeaderSubmitter names, on a request from the queue worker, who submitted the
+// call. Functions do not see it.
+const HeaderSubmitter = "X-Graphene-Submitter"
+
 // internal is the value of [web.HeaderInternal] on errors made here.
 const internal = "gateway"
 

@@ -46,7 +46,8 @@ const (
 	KeyCreate Action = "Key:Create"
 	KeyDelete Action = "Key:Delete"
 
-	SystemInfo Action = "System:Info"
+	SystemInfo  Action = "System:Info"
+	SystemUsage Action = "System:Usage"
 )
 
 // Actions lists every action.
@@ -56,7 +57,7 @@ func Actions() []Action {
 		SecretList, SecretCreate, SecretUpdate, SecretDelete,
 		NamespaceList, NamespaceGet, NamespaceCreate, NamespaceUpdate, NamespaceDelete,
 		CallList, CallRetry, CallPurge, QueueList, QueueGet,
-		KeyList, KeyCreate, KeyDelete, SystemInfo,
+		KeyList, KeyCreate, KeyDelete, SystemInfo, SystemUsage,
 	}
 }
 

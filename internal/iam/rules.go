@@ -61,6 +61,15 @@ type Issuer struct {
 	Web *Client `yaml:"web" json:"web,omitempty"`
 }
 
+// Expiry returns how long tokens are good that the platform makes for callers
+// of this issuer.
+func (i *Issuer) Expiry() time.Duration {
+	if i.TokenExpiry == nil {
+		return DefaultExpiry
+	}
+	return i.TokenExpiry.Std()
+}
+
 // A Client is how this platform is registered with an issuer.
 type Client struct {
 	ID string `yaml:"clientID" json:"clientID,omitempty"`

@@ -79,7 +79,7 @@ type rule struct {
 
 var rules = []rule{
 	{imp(`k8s\.io/.*|sigs\.k8s\.io/.*`), by(`provider/kube(/.*)?|provider/cmd/.*`), "one package speaks Kubernetes, so that the rest runs without it"},
-	{imp(`github\.com/nats-io/nats\.go(/.*)?`), by(`gateway/async|gateway/autoscale/shared|gateway/quota|gateway/cmd/.*|cli/serve|internal/testkit/natstest|test/bench`), "the queue, and what gateways tell each other, are interfaces everywhere else"},
+	{imp(`github\.com/nats-io/nats\.go(/.*)?`), by(`gateway|gateway/async|gateway/autoscale/shared|gateway/quota|gateway/cmd/.*|cli/serve|internal/testkit/natstest|test/bench`), "the queue, and what gateways tell each other, are interfaces everywhere else"},
 	{imp(`github\.com/nats-io/nats-server/.*`), by(`cli/serve|internal/testkit/natstest|test/bench`), "only the embedded size carries a server"},
 	{imp(`github\.com/(coreos/go-oidc|go-jose)/.*`), by(`gateway/auth`), "identity has one home"},
 	{imp(`github\.com/google/go-containerregistry/.*`), by(`cli/image|cli/serve|provider/local(/.*)?`), "images are built in one place and unpacked in one other"},

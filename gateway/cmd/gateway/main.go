@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/graphene-faas/graphene/gateway"
+	"github.com/graphene-faas/graphene/gateway/quota"
 	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/conf"
 )
@@ -59,24 +60,38 @@ func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 		return err
 	}
 	defer func() { _ = tracer.Close(ctx) }() // the log has said what was lost
-	queue, counted, closeQueue, err := c.OpenQueue(log)
+	broker, err := c.OpenBroker(log)
 	if err != nil {
 		return err
 	}
-	if closeQueue != nil {
-		defer closeQueue()
+	var usage quota.Store
+	if broker != nil {
+		defer broker.Conn.Close()
+		usage = broker.Usage
 	}
 	o, err := c.Options(log, types.VersionInfo{Release: version, SHA: cmp.Or(commit, "unknown"), CommitMessage: "built from " + cmp.Or(commit, "unknown sources")})
 	if err != nil {
 		return err
 	}
-	o.Queue, o.QueueMetrics, o.Tracer = queue, counted, tracer
+	o.Tracer = tracer
+	if o.Limits, o.Account, err = c.Metering(c.AuthConfig != "", usage, log); err != nil {
+		return err
+	}
+	audited, err := c.Audit()
+	if err != nil {
+		return err
+	}
+	if audited != nil {
+		defer audited.Close()
+		o.Audit = audited.Handler()
+	}
 	log.Info("serving", "listen", o.Listener.Addr().String(), "provider", o.ProviderURL.Redacted(),
-		"queue", queue != nil, "issuers", o.Tokens != nil, "version", version)
+		"queue", broker != nil, "issuers", o.Tokens != nil, "version", version)
 	group, ctx := errgroup.WithContext(ctx)
 	behind, stopBehind := context.WithCancel(context.WithoutCancel(ctx))
-	if queue != nil {
-		group.Go(func() error { return queue.Run(behind) })
+	if broker != nil {
+		o.Queue, o.QueueMetrics = broker.Queue, broker.Metrics
+		group.Go(func() error { return broker.Queue.Run(behind) })
 	}
 	group.Go(func() error {
 		defer stopBehind() // the queue is needed until the last request
