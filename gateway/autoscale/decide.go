@@ -62,8 +62,8 @@ type Inputs struct {
 
 // Times within which calls that wait may be served without more replicas.
 const (
-	patience      = 100 * time.Millisecond // by the replicas there are
-	startPatience = 500 * time.Millisecond // by those and the ones that are starting
+	patience     = 100 * time.Millisecond // a moment's
+	pilePatience = 500 * time.Millisecond // where otherwise no more come than the replicas can serve
 )
 
 // Decide says how many replicas a function should have at now, the time of the
@@ -155,7 +155,7 @@ type load struct {
 	unit   float64 // what one replica is loaded to
 	target float64 // of one replica
 	capped bool    // target is the number of slots, which is less than what the labels say
-	soon   bool    // there would be more to do, but replicas that are starting will have it done soon
+	soon   bool    // there is more to do, but replicas there are or that are starting will soon have done it
 }
 
 func measure(now time.Time, p Policy, h *History, s Sample) load {
@@ -208,23 +208,26 @@ func measure(now time.Time, p Policy, h *History, s Sample) load {
 
 // hurry takes in what there is to do at this moment, without waiting for it to
 // show in a mean. Calls that replicas will have served in no time do not count,
-// nor do those that wait for replicas which are starting and will serve them.
+// nor do those that pile up where the replicas there are, and those that are
+// starting, suffice for the calls that come.
 func (l *load) hurry(now time.Time, p Policy, h *History, s Sample, value func(Sample) (float64, bool)) {
 	atOnce := float64(s.InFlight + s.Waiting)
 	if recent, ok := h.mean(now, patience, value); ok {
 		l.now = max(l.now, recent)
 	}
 	service, known := h.service(now, p.Stable)
-	within := func(limit time.Duration, replicas int) bool {
+	served := func(limit time.Duration, replicas int) bool {
 		capacity := float64(replicas) * l.unit
 		excess := atOnce - capacity
 		return excess <= 0 || known && capacity > 0 && excess*service/capacity <= limit.Seconds()
 	}
-	if !within(patience, s.Ready) {
+	if !served(patience, s.Ready) {
 		l.now = max(l.now, atOnce)
 	}
-	if all := float64(s.Ready+s.Starting) * l.unit; s.Starting > 0 && max(l.now, l.stable) > all && within(startPatience, s.Ready+s.Starting) {
-		l.now, l.stable, l.soon = min(l.now, all), min(l.stable, all), true
+	capacity := float64(s.Ready+s.Starting) * l.unit
+	rate, _ := h.mean(now, pilePatience, func(s Sample) (float64, bool) { return s.Rate, true })
+	if known && rate*service <= capacity && max(l.now, l.stable) > capacity && served(pilePatience, s.Ready+s.Starting) {
+		l.now, l.stable, l.soon = min(l.now, capacity), min(l.stable, capacity), true
 	}
 }
 
@@ -267,7 +270,7 @@ func (d *Decision) explain(p Policy, h *History, s Sample, l load) string {
 	case s.Desired == 0:
 		fmt.Fprintf(&b, "; %d %s for the function, which was asleep", s.Waiting, plural(s.Waiting, "call waits", "calls wait"))
 	case l.soon:
-		fmt.Fprintf(&b, "; %d %s and will have served what waits", s.Starting, plural(s.Starting, "replica is starting", "replicas are starting"))
+		fmt.Fprintf(&b, "; %d wait, and will soon be served by %d ready and %d starting", s.Waiting, s.Ready, s.Starting)
 	}
 	if l.capped {
 		fmt.Fprintf(&b, "; a replica handles %d at once, which is less than the target", s.Slots)

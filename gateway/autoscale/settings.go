@@ -24,8 +24,8 @@ type Scaling struct {
 // Defaults returns what s says. most is the largest number of replicas where s
 // names none; 0 is that of [Defaults]. Errors are fault.Invalid.
 func (s Scaling) Defaults(most int) (Defaults, error) {
-	if !(s.ScaleTarget > 0) || s.ScaleMax < 0 || s.ScaleStepUp < 0 || s.ScaleStepDown < 0 {
-		return Defaults{}, fault.Invalid.Errorf("default_target is %v, default_scale_max %d, scale_step_up %d and scale_step_down %d: want a target above 0, and nothing below 0",
+	if !(s.ScaleTarget >= 0) || s.ScaleMax < 0 || s.ScaleStepUp < 0 || s.ScaleStepDown < 0 {
+		return Defaults{}, fault.Invalid.Errorf("default_target is %v, default_scale_max %d, scale_step_up %d and scale_step_down %d: want nothing below 0",
 			s.ScaleTarget, s.ScaleMax, s.ScaleStepUp, s.ScaleStepDown)
 	}
 	if s.ScaleDownWindow.Std() > function.MaxDownWindow || s.ScaleStable.Std() > function.MaxDownWindow {
