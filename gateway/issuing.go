@@ -191,6 +191,9 @@ func (g *Gateway) exchanged(w http.ResponseWriter, r *http.Request) (issued, err
 
 // functionToken makes a token for functions that the caller may call.
 func (g *Gateway) functionToken(ctx context.Context, caller auth.Caller, audience []string) (auth.Issued, error) {
+	if len(audience) == 0 || len(audience) > auth.MaxAudience {
+		return auth.Issued{}, fault.Invalid.Errorf("a function token is for 1 to %d functions, named by audience=NAMESPACE:FUNCTION", auth.MaxAudience)
+	}
 	var functions []function.Ref
 	for _, text := range audience {
 		namespace, name, ok := strings.Cut(text, ":")

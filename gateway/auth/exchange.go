@@ -24,8 +24,9 @@ const (
 	// maxFunctionExpiry bounds the life of function tokens: the function that
 	// gets one verifies it alone, so that nothing else ends it.
 	maxFunctionExpiry = iam.DefaultExpiry
-	// maxAudience is how many functions one token can be for.
-	maxAudience = 100
+
+	// MaxAudience is how many functions one token can be for.
+	MaxAudience = 100
 )
 
 // An Issued token is one that the platform has made.
@@ -61,8 +62,8 @@ func (t *Tokens) APIToken(c Caller, now time.Time) (Issued, error) {
 // FunctionToken makes a token by which c may call some functions, and nothing
 // else. Whether c may has been decided. Errors are fault.Invalid.
 func (t *Tokens) FunctionToken(c Caller, functions []function.Ref, now time.Time) (Issued, error) {
-	if t.own == nil || len(functions) == 0 || len(functions) > maxAudience {
-		return Issued{}, fault.Invalid.Errorf("a function token is for 1 to %d functions, named by audience=NAMESPACE:FUNCTION", maxAudience)
+	if t.own == nil || len(functions) == 0 || len(functions) > MaxAudience {
+		return Issued{}, fault.Invalid.Errorf("a function token is for 1 to %d functions", MaxAudience)
 	}
 	audience := make([]string, len(functions))
 	for i, f := range functions {
