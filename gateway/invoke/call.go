@@ -76,10 +76,12 @@ func (c *call) begin(r *http.Request, start time.Time) {
 // end gives back what the call holds.
 func (c *call) end() {
 	if c.route != nil {
-		if c.grant.replica != nil {
-			c.route.release(c.grant.replica)
+		took := time.Since(c.start)
+		if rep := c.grant.replica; rep != nil {
+			rep.pace.note(took - c.grant.waited)
+			c.route.release(rep)
 		}
-		c.route.counters.Finished(c.status, time.Since(c.start))
+		c.route.counters.Finished(c.status, took)
 	}
 	if c.traced.call != nil {
 		c.endSpans()

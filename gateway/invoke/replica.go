@@ -28,6 +28,7 @@ type replica struct {
 	full     atomic.Bool  // it turned a request away, and gets none for a moment
 	closed   atomic.Bool  // it is not usable; see parted
 	turned   atomic.Int64 // requests it has turned away in a row
+	pace     pace
 
 	learned  time.Time // when the table got its address, or lost touch with it
 	listened time.Time // when it first answered a probe in whatever way since
@@ -75,9 +76,10 @@ func (rep *replica) count(maxInflight int) {
 	rep.slots.Store(int64(slots))
 }
 
-// take takes a slot, if one is free.
-func (rep *replica) take() bool {
-	if rep.full.Load() || !rep.enter() {
+// take takes a slot, if one is free. deep is how many requests a slot is for:
+// one, or two to let one be behind the other.
+func (rep *replica) take(deep int64) bool {
+	if rep.full.Load() || !rep.enter(deep) {
 		return false
 	}
 	// A request may have found the replica in a view that is replaced by now.
@@ -89,8 +91,8 @@ func (rep *replica) take() bool {
 }
 
 // enter counts one more request, if there is a slot for it.
-func (rep *replica) enter() bool {
-	slots := rep.slots.Load()
+func (rep *replica) enter(deep int64) bool {
+	slots := deep * rep.slots.Load()
 	if slots == 0 {
 		rep.inflight.Add(1)
 		return true

@@ -194,7 +194,7 @@ func (v *view) hopeless(ref function.Ref) error {
 // caller holds r.mu.
 func (r *route) handOut(v *view) {
 	for r.queue.head != nil {
-		rep := v.pick()
+		rep := r.pick(v)
 		if rep == nil {
 			return
 		}
@@ -235,14 +235,14 @@ func (v *view) pick() *replica {
 			first, second = second, first
 		}
 	}
-	if first.take() {
+	if first.take(1) {
 		return first
 	}
-	if second != first && second.take() {
+	if second != first && second.take(1) {
 		return second
 	}
 	for i := range n {
-		if rep := v.usable[(start+i)%n]; rep.take() {
+		if rep := v.usable[(start+i)%n]; rep.take(1) {
 			return rep
 		}
 	}
@@ -273,7 +273,7 @@ func (r *route) acquire(ctx context.Context, mayWait bool, before *grant) (grant
 		r.arrived.Add(1)
 	}
 	if r.waiting.count() == 0 || before != nil {
-		if rep := r.view.Load().pick(); rep != nil {
+		if rep := r.pick(r.view.Load()); rep != nil {
 			r.watch(r.inflight.begin(r.table.clock()))
 			return grant{replica: rep}, nil
 		}
@@ -367,7 +367,7 @@ func (r *route) enqueue(mayWait, again bool) (*waiter, *view, error) {
 	}
 	// A caller that may not wait behind others may still wait for a replica.
 	if !mayWait && len(v.usable) > 0 {
-		if rep := v.pick(); rep != nil {
+		if rep := r.pick(v); rep != nil {
 			w := &waiter{done: make(chan struct{}), replica: rep}
 			close(w.done)
 			return w, v, nil
@@ -410,7 +410,9 @@ func (r *route) withdraw(w *waiter) bool {
 
 // release gives back what acquire took.
 func (r *route) release(rep *replica) {
-	r.inflight.end(r.table.clock())
+	now := r.table.clock()
+	r.inflight.end(now)
+	rep.pace.last.Store(now)
 	rep.inflight.Add(-1)
 	if r.waiting.count() > 0 {
 		r.mu.Lock()
