@@ -30,6 +30,9 @@ type Config struct {
 	WakeTimeout         function.Duration `env:"GRAPHENE_WAKE_TIMEOUT" envDefault:"0s" doc:"longest time a call waits for the first replica of a function that does not say so itself; 0 is the function's load_timeout"`
 	MaxUpload           function.Bytes    `env:"GRAPHENE_MAX_UPLOAD" envDefault:"8Gi" doc:"largest layer of an image that may be pushed"`
 	Drain               function.Duration `env:"GRAPHENE_DRAIN" envDefault:"30s" doc:"longest time calls in flight may take once the platform is asked to stop"`
+	KeepFrozen          function.Duration `env:"GRAPHENE_KEEP_FROZEN" envDefault:"10m" doc:"how long the last replica of a function that was put to sleep stays in memory, frozen; functions may say it themselves"`
+	KeepZygote          function.Duration `env:"GRAPHENE_KEEP_ZYGOTE" envDefault:"1h" doc:"how long after that what a Python function has loaded stays in memory, without its workers"`
+	Memory              function.Bytes    `env:"GRAPHENE_MEMORY" envDefault:"0" doc:"memory that all functions may use together; 0 is what the machine has, less a reserve"`
 	QueueSync           QueueSync         `env:"queue_sync" envDefault:"2m" doc:"when accepted asynchronous calls are forced onto the disk: always, or every so often; a power cut can lose that much"`
 	QueueMaxBacklog     int               `env:"GRAPHENE_QUEUE_MAX_BACKLOG" envDefault:"1048576" doc:"asynchronous calls of one function that may wait; more get 429"`
 	QueueMaxBytes       function.Bytes    `env:"GRAPHENE_QUEUE_MAX_BYTES" envDefault:"10Gi" doc:"space that waiting asynchronous calls may take; more get 429"`

@@ -150,6 +150,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer os.Remove(sockets) // fails, and may, while a replica that would not end has its socket there
 	python := &pythonFinder{}
+	calling := &traffic{}
 	functions, err := local.New(local.Options{
 		Dir:       dir.join("runtime"),
 		SocketDir: sockets,
@@ -157,6 +158,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		Watchdog:  []string{o.Executable, watchdogRole},
 		Helper:    []string{o.Executable, helperRole},
 		Python:    python.find,
+		Traffic:   calling,
+		Keep:      local.Keep{Frozen: o.KeepFrozen.Std(), Zygote: o.KeepZygote.Std()},
+		MaxMemory: int64(o.Memory),
 		Log:       o.Log,
 	})
 	if err != nil {
@@ -204,6 +208,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		ScalingOff:      !o.Autoscale,
 		Log:             o.Log,
 	})
+	calling.Traffic = front.Table()
 	// The worker's calls were allowed when they were accepted, which it proves.
 	toFront := &auth.Transport{Header: "Proxy-Authorization", User: user, Password: password, Next: web.InProcess(front.Handler())}
 	worker, err := calls.worker(o, toFront, url, tracer)
@@ -265,6 +270,10 @@ func Run(ctx context.Context, o Options) (err error) {
 
 // signingKeyAge is how old a key becomes that signs the platform's own tokens.
 const signingKeyAge = 90 * 24 * time.Hour
+
+// traffic is the gateway's table of calls, which the runtime asks and which
+// there is only after it.
+type traffic struct{ local.Traffic }
 
 // settling is how long the parts go on starting after the platform is ready.
 const settling = 2 * time.Second

@@ -187,11 +187,13 @@ func (c *Child) Kill() error {
 	return c.Wait()
 }
 
-// Stop ends the child and waits for it: SIGTERM to the group, and SIGKILL when
-// grace has passed. It may be called more than once, from any goroutine; each
-// call returns what [Child.Wait] returns.
+// Stop ends the child and waits for it: SIGTERM to the group, which somebody
+// may have stopped and which therefore is continued, and SIGKILL when grace has
+// passed. It may be called more than once, from any goroutine; each call
+// returns what [Child.Wait] returns.
 func (c *Child) Stop(grace time.Duration) error {
 	_ = c.Signal(syscall.SIGTERM) // as in Kill
+	_ = c.Signal(syscall.SIGCONT)
 	timer := time.NewTimer(grace)
 	defer timer.Stop()
 	select {

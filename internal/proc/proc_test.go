@@ -173,6 +173,19 @@ func TestStopIsGentleFirst(t *testing.T) {
 
 // The grandchild holds the output pipe and outlives its parent, unless the
 // whole group ends with its leader.
+func TestAChildThatIsStoppedEndsGentlyToo(t *testing.T) {
+	out := newLines()
+	child := start(t, proc.Command{Args: shell(`trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.01; done`), Stdout: out.add})
+	out.await(t, 1)
+	if err := child.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	exit, ok := errors.AsType[*exec.ExitError](child.Stop(time.Minute))
+	if !ok || exit.ExitCode() != 7 {
+		t.Errorf("it ended with %v, want its own status 7", exit)
+	}
+}
+
 func TestTheGroupEndsWithItsLeader(t *testing.T) {
 	out := newLines()
 	child := start(t, proc.Command{Args: shell(`sleep 1000 & echo $!`), Stdout: out.add})

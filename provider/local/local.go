@@ -70,6 +70,17 @@ type Options struct {
 	// first one is deployed. Nil: there is none.
 	Python func(ctx context.Context) (exe string, target function.Target, err error)
 
+	// Traffic is asked before a replica is frozen. Nil: none is.
+	Traffic Traffic
+	// Keep is for functions that do not say it themselves.
+	Keep Keep
+	// MaxMemory is what all replicas may use together, in bytes; 0 is what the
+	// machine has.
+	MaxMemory int64
+	// FreeMemory returns how much memory is free, and of how much, in bytes. Nil
+	// asks the machine.
+	FreeMemory func() (free, total int64, err error)
+
 	StopGrace    time.Duration // what replicas get to finish in when Run ends; 0 is 10 seconds
 	Settle       time.Duration // between leaving the endpoints and being told to stop; 0 is 100 ms
 	HangTimeout  time.Duration // for which a replica may leave every probe unanswered; 0 is 30 seconds
@@ -89,6 +100,7 @@ type Runtime struct {
 	isolation  isolation
 	python     func(ctx context.Context) (interpreter, error)
 
+	ledger  *ledger
 	deploys keyedLocks    // held while a function is deployed or removed
 	began   chan struct{} // closed when Run has
 
@@ -121,6 +133,9 @@ func New(o Options) (*Runtime, error) {
 	if o.MaxImageSize == 0 {
 		o.MaxImageSize = 10 << 30
 	}
+	if o.FreeMemory == nil {
+		o.FreeMemory = freeMemory
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -147,6 +162,7 @@ func New(o Options) (*Runtime, error) {
 		secrets:   &secrets{dir: o.join("secrets")},
 		isolation: detectIsolation(o),
 		python:    findOnce(o.Python),
+		ledger:    newLedger(o.MaxMemory, o.FreeMemory),
 		began:     make(chan struct{}),
 	}
 	r.images = newImages(o.join("images"), o.MaxImageSize, r.isolation.runsForeign, o.Log)

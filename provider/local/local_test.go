@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -48,7 +49,7 @@ func TestMain(m *testing.M) {
 			os.Exit(server(os.Args[2]))
 		case "platform":
 			ctx := context.Background() // the main of a process of its own
-			os.Exit(platform(ctx, os.Args[2], os.Args[3]))
+			os.Exit(platform(ctx, os.Args[2], os.Args[3], os.Args[4:]))
 		}
 	}
 	testkit.Main(m)
@@ -120,6 +121,12 @@ func handle(w http.ResponseWriter, r *http.Request) {
 		err = os.WriteFile(query.Get("file"), []byte("x"), 0o600)
 	case "/uid":
 		fmt.Fprint(w, os.Getuid())
+	case "/pid":
+		fmt.Fprint(w, os.Getpid())
+	case "/child": // in a group of its own, as a watchdog's are
+		cmd := exec.Command("sleep", "1000")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		err = cmd.Start()
 	case "/cwd":
 		var dir string
 		dir, err = os.Getwd()
@@ -450,18 +457,33 @@ func TestAReplicaAnswersOnItsSocket(t *testing.T) {
 	}
 }
 
-// platform is a runtime in a process of its own.
-func platform(ctx context.Context, dir, socketDir string) int {
+// platform is a runtime in a process of its own, which puts functions to sleep
+// as soon as they are ready.
+func platform(ctx context.Context, dir, socketDir string, sleepers []string) int {
 	self, _ := os.Executable()
-	r, err := local.New(local.Options{Dir: dir, SocketDir: socketDir, Images: &images{}, Watchdog: []string{self, "fwatchdog"}, Helper: []string{self, "replica"}})
+	r, err := local.New(local.Options{
+		Dir: dir, SocketDir: socketDir, Images: &images{}, Watchdog: []string{self, "fwatchdog"}, Helper: []string{self, "replica"},
+		Traffic: idle{}, Keep: local.Keep{Frozen: time.Hour},
+	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	go func() {
 		out := json.NewEncoder(os.Stdout)
-		_ = r.Watch(ctx, func(e function.Event) { _ = out.Encode(e) })
+		_ = r.Watch(ctx, func(e function.Event) {
+			_ = out.Encode(e)
+			if e.Endpoints != nil && slices.Contains(sleepers, e.Endpoints.Name) && ready(1)(*e.Endpoints) {
+				go func() { _ = r.Scale(ctx, e.Endpoints.Ref, 0) }() // this process is going to be killed
+			}
+		})
 	}()
 	_ = r.Run(ctx)
 	return 0
 }
+
+// idle is a Traffic without any.
+type idle struct{}
+
+func (idle) OnReplica(function.Ref, string) int { return 0 }
+func (idle) Parted(function.Ref, string) bool   { return true }

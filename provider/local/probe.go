@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,7 +33,7 @@ func (r *replica) probe(ctx context.Context) {
 	hang := r.f.rt.HangTimeout
 	timeout, interval := min(probeTimeout, hang/10), min(probeInterval, hang/10)
 	var silent time.Time // since when it has answered nothing at all; zero: it does
-	pause, missed := firstProbe, 0
+	pause, missed, keeps := firstProbe, 0, 0
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	for ready := false; ; timer.Reset(pause) {
@@ -40,20 +41,29 @@ func (r *replica) probe(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-timer.C:
+		case <-r.thawed:
+		}
+		now, ok := r.awaitHot(ctx)
+		if !ok {
+			return
+		}
+		if now != keeps { // what was known of it was before
+			keeps, ready, missed, silent, pause = now, false, 0, time.Time{}, firstProbe
 		}
 		asked := time.Now()
-		answer, err := ask(ctx, r.socket, "/_/ready", timeout)
-		if unanswered(err) && r.silentToo(ctx, timeout) {
-			if silent.IsZero() {
-				silent = asked
-			}
-		} else {
-			silent = time.Time{}
-		}
+		answer, mute, err := r.answers(ctx, timeout)
 		if ctx.Err() != nil {
 			return
 		}
-		if !silent.IsZero() && time.Since(silent) >= hang {
+		if r.keptSince(keeps) {
+			continue
+		}
+		if !mute {
+			silent = time.Time{}
+		} else if silent.IsZero() {
+			silent = asked
+		}
+		if mute && time.Since(silent) >= hang {
 			r.kill(fmt.Sprintf("killed: it took connections but answered no health check for %s", hang))
 			return
 		}
@@ -65,7 +75,8 @@ func (r *replica) probe(ctx context.Context) {
 			pause = min(pause*3/2, slowestStart)
 		default:
 			missed++
-			if _, said := errors.AsType[notReady](err); said || missed >= missedProbes {
+			_, said := errors.AsType[notReady](err)
+			if said || missed >= missedProbes || mute && r.f.hasOther(r) {
 				ready, pause = false, firstProbe
 				r.f.became(r, false, 0)
 			}
@@ -73,10 +84,49 @@ func (r *replica) probe(ctx context.Context) {
 	}
 }
 
-// silentToo reports whether the replica's other page is not answered either.
-func (r *replica) silentToo(ctx context.Context, timeout time.Duration) bool {
-	_, err := ask(ctx, r.socket, "/_/health", timeout)
-	return unanswered(err)
+// answers asks the replica whether it is ready. It is mute if it answers
+// nothing at all, though it takes connections.
+func (r *replica) answers(ctx context.Context, timeout time.Duration) (answer http.Header, mute bool, err error) {
+	if isStopped(r.process().PID()) {
+		return nil, true, notReady("somebody has stopped its process")
+	}
+	answer, err = ask(ctx, r.socket, "/_/ready", timeout)
+	if unanswered(err) {
+		_, err := ask(ctx, r.socket, "/_/health", timeout)
+		mute = unanswered(err)
+	}
+	return answer, mute, err
+}
+
+// awaitHot waits while the replica is kept, and returns how often it has been.
+// It reports false if ctx ends before.
+func (r *replica) awaitHot(ctx context.Context) (keeps int, ok bool) {
+	r.f.mu.Lock()
+	hot, keeps := r.hot, r.keeps
+	r.f.mu.Unlock()
+	if hot == nil {
+		return keeps, true
+	}
+	select {
+	case <-hot:
+		return keeps, true
+	case <-ctx.Done():
+		return keeps, false
+	}
+}
+
+// keptSince reports whether the replica has been kept more often than that.
+func (r *replica) keptSince(keeps int) bool {
+	r.f.mu.Lock()
+	defer r.f.mu.Unlock()
+	return r.keeps != keeps
+}
+
+// hasOther reports whether the function has another replica that is ready.
+func (f *supervisor) hasOther(r *replica) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.ContainsFunc(f.replicas, func(other *replica) bool { return other != r && other.ready && !other.leaving })
 }
 
 // capacityOf reads how many calls at once a watchdog says that its function

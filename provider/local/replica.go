@@ -20,6 +20,10 @@ import (
 	"github.com/graphene-faas/graphene/internal/proc"
 )
 
+// whenWeDie is what the kernel sends to replicas when this process is no more:
+// one that is frozen must go on to see the end of its lifeline.
+const whenWeDie = syscall.SIGCONT
+
 const (
 	socketName    = "s"
 	maxSocketPath = 104 // the shortest of the limits of the systems we run on
@@ -43,10 +47,13 @@ type replica struct {
 	id      string
 	socket  string
 	bounded bool // the deployment says how many calls at once
+	forks   bool // it may be a pool, which can do without its workers
 	tail    tail // of what it printed
 
 	stop  chan time.Duration // how long the process may take to end; holds one
 	after chan struct{}      // closed when it should end soon, but not at once
+
+	thawed chan struct{} // says that it is not kept any more; holds one
 
 	// Guarded by f.mu.
 	slots     int  // calls at once, as far as is known; 0 is unlimited
@@ -54,10 +61,17 @@ type replica struct {
 	ready     bool
 	readyAt   time.Time // when it was for the first time
 	leaving   bool      // it gets no more requests
+	load      int       // calls it was answering when plan was last asked
+	tier      function.Tier
+	keeping   *keeping      // not nil while the replica is out of service but not leaving
+	waking    bool          // it was kept, and has not been ready since
+	hot       chan struct{} // closed when it is not kept any more; nil if it never was
+	keeps     int           // how often it has been kept
 
 	mu      sync.Mutex // guards what follows
 	child   *proc.Child
-	owner   int // of its files
+	line    *os.File // the writing end of its lifeline
+	owner   int      // of its files
 	group   *controlGroup
 	killed  string // why the platform has killed it
 	ooms    int    // processes that the kernel has killed for want of memory
@@ -75,6 +89,7 @@ func newReplica(f *supervisor, v version) *replica {
 		socket:  filepath.Join(f.rt.SocketDir, shortID(id), socketName),
 		stop:    make(chan time.Duration, 1),
 		after:   make(chan struct{}),
+		thawed:  make(chan struct{}, 1),
 	}
 }
 
@@ -92,6 +107,7 @@ func shortID(id string) string { return id[strings.LastIndexByte(id, '-')+1:] }
 func (r *replica) drain() {
 	if !r.leaving {
 		r.leaving = true
+		r.warm()
 		close(r.after)
 	}
 }
@@ -99,6 +115,7 @@ func (r *replica) drain() {
 // end ends the replica within grace. f.mu is held.
 func (r *replica) end(grace time.Duration) {
 	r.leaving = true
+	r.warm()
 	select {
 	case r.stop <- grace:
 	default: // it has been told
@@ -253,7 +270,7 @@ func (r *replica) start(ctx context.Context) (function.Settings, error) {
 		return settings, storage(fmt.Errorf("prepare replica: %w", err))
 	}
 
-	// The writing end is never written to: it ends when we do.
+	// The writing end is for commands to a pool, and ends when we do.
 	lifeline, ours, err := os.Pipe()
 	if err != nil {
 		return settings, fmt.Errorf("start replica: %w", err)
@@ -269,6 +286,7 @@ func (r *replica) start(ctx context.Context) (function.Settings, error) {
 		return settings, errors.Join(err, ours.Close())
 	}
 	command.Files = []*os.File{lifeline}
+	command.OnParentDeath = whenWeDie
 	command.Stdout = r.printed
 	command.Stderr = r.printed
 	child, err := proc.Start(command)
@@ -276,7 +294,7 @@ func (r *replica) start(ctx context.Context) (function.Settings, error) {
 		return settings, errors.Join(fmt.Errorf("start replica: %w", err), ours.Close())
 	}
 	r.mu.Lock()
-	r.child, r.started = child, time.Now()
+	r.child, r.line, r.started = child, ours, time.Now()
 	r.mu.Unlock()
 	go func() { // ends with the process, which live waits for
 		<-child.Done()
@@ -311,6 +329,44 @@ func (r *replica) confine(p process) (*controlGroup, error) {
 	r.group = group
 	r.mu.Unlock()
 	return group, nil
+}
+
+// process returns the replica's process, or nil if there is none yet.
+func (r *replica) process() *proc.Child {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.child
+}
+
+// gone reports whether the replica had a process that has ended.
+func (r *replica) gone() bool {
+	child := r.process()
+	if child == nil {
+		return false
+	}
+	select {
+	case <-child.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// Commands to a pool, on its lifeline.
+const (
+	endWorkers   byte = 'r' // and keep the zygote
+	startWorkers byte = 'w'
+)
+
+// headerResting is a header of a watchdog's answer to /_/ready: it has ended
+// its workers because it was told to.
+const headerResting = "X-Resting"
+
+// tell sends a command to the replica. One that does not know it ignores it.
+func (r *replica) tell(command byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, _ = r.line.Write([]byte{command}) // fails when the replica has ended
 }
 
 func (r *replica) controlGroup() *controlGroup {
@@ -374,6 +430,7 @@ func (r *replica) plan(ctx context.Context, img *image, settings function.Settin
 		p.Readable = append(p.Readable, p.Args[0])
 	}
 	if img.target.Python != "" {
+		r.forks = true
 		python, err := rt.python(ctx)
 		if err != nil {
 			return p, err

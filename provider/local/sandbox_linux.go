@@ -67,6 +67,7 @@ func becomeReplica(args, environ []string) error {
 		{"restrict file access", c.restrict},
 		{"change user", c.changeUser},
 		{"give up privileges", c.giveUpPrivileges},
+		{"follow the platform", followParent},
 		{"enter directory", func() error { return os.Chdir(c.Dir) }},
 	} {
 		if err := step.run(); err != nil {
@@ -151,6 +152,12 @@ func (c confinement) giveUpPrivileges() error {
 		return err
 	}
 	return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+}
+
+// followParent asks the kernel again to tell this process when the platform
+// ends: a change of user makes it forget.
+func followParent() error {
+	return unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(whenWeDie), 0, 0, 0)
 }
 
 // restrict lets the process read and execute the system and what is its own,

@@ -45,11 +45,15 @@ type supervisor struct {
 	settings function.Settings   // of Target
 	failure  string              // why Target cannot start, while that is so
 	trouble  map[int64]trouble   // by revision
+	rest     function.Rest       // how it is kept while no replica is wanted
+	cost     int64               // what a replica takes of memory, in bytes; 0 while that is not known
+	cramped  string              // why no replica is started for want of memory, while that is so
+	room     *function.Room      // how many there can be
 	lastSeen *function.Endpoints // what was reported last
 }
 
 func (r *Runtime) newSupervisor(rec record) *supervisor {
-	return &supervisor{
+	f := &supervisor{
 		rt:       r,
 		ref:      rec.Ref,
 		uid:      rec.UID,
@@ -59,6 +63,10 @@ func (r *Runtime) newSupervisor(rec record) *supervisor {
 		settings: r.settingsOf(rec.Target),
 		trouble:  map[int64]trouble{},
 	}
+	if rec.Desired == 0 {
+		f.rests(function.Asleep, "nothing has called it since it was deployed or the platform was started")
+	}
+	return f
 }
 
 // run supervises until the function was removed, or ctx ends, and all replicas
@@ -119,6 +127,9 @@ func (f *supervisor) deploy(v version, scale function.Scale) error {
 	// Scale may have changed the number meanwhile; that is the later wish.
 	f.rec.Target, f.rec.Proven, f.rec.Stable = rec.Target, false, rec.Stable
 	f.rec.Desired = v.atMost(max(f.rec.Desired, scale.Min))
+	if f.rec.Desired > 0 {
+		f.rest = function.Rest{}
+	}
 	f.settings = f.rt.settingsOf(v)
 	f.forgive()
 	f.report()
@@ -139,7 +150,10 @@ func (f *supervisor) scale(replicas int) error {
 		if f.rec.Desired == 0 {
 			f.forgive() // who wakes it wants it tried at once
 		}
-		f.rec.Desired = replicas
+		if replicas > 0 {
+			f.rest = function.Rest{}
+		}
+		f.rec.Desired, f.cramped = replicas, ""
 		f.report()
 		f.nudge()
 	}
@@ -225,9 +239,15 @@ func (f *supervisor) reconcile(ctx context.Context, now time.Time) (again time.D
 	if f.removed && len(f.replicas) == 0 {
 		return 0, true
 	}
+	f.measureLoad()
 	todo := plan(f.rec, f.removed, f.failure != "", f.replicas)
-	for _, r := range todo.drain {
+	for _, r := range f.keepOne(ctx, todo.drain) {
 		r.drain()
+	}
+	if f.rec.Desired > 0 {
+		for _, r := range f.replicas {
+			r.warm()
+		}
 	}
 	for _, v := range f.rec.versions() {
 		n := todo.start[v.Revision]
@@ -237,7 +257,11 @@ func (f *supervisor) reconcile(ctx context.Context, now time.Time) (again time.D
 			}
 			continue
 		}
-		for range n {
+		fit, wait := f.admit(n)
+		if wait > 0 && (again == 0 || wait < again) {
+			again = wait
+		}
+		for range fit {
 			f.start(ctx, v)
 		}
 	}
@@ -245,10 +269,21 @@ func (f *supervisor) reconcile(ctx context.Context, now time.Time) (again time.D
 	return again, false
 }
 
+// measureLoad notes what each replica is doing, for plan. f.mu is held.
+func (f *supervisor) measureLoad() {
+	if f.rt.Traffic == nil || f.rec.Desired >= len(f.replicas) {
+		return // none is going to leave for having too many beside it
+	}
+	for _, r := range f.replicas {
+		r.load = f.rt.Traffic.OnReplica(f.ref, r.id)
+	}
+}
+
 // start starts one replica. f.mu is held.
 func (f *supervisor) start(ctx context.Context, v version) {
 	r := newReplica(f, v)
 	f.replicas = append(f.replicas, r)
+	f.rt.ledger.expect(r, f.cost)
 	ctx = context.WithoutCancel(ctx) // when ctx ends the replica still has to finish what it is doing
 	f.work.Go(func() { r.run(ctx) })
 }
@@ -349,14 +384,16 @@ func takeTurns(rec record, failed bool, replicas []*replica) steps {
 }
 
 // surplus returns the replicas beyond n: first those that are not ready, then
-// the youngest.
+// those with the least to do, then the youngest.
 func surplus(replicas []*replica, n int) []*replica {
 	if len(replicas) <= n {
 		return nil
 	}
 	order := slices.Clone(replicas)
 	slices.Reverse(order)
-	slices.SortStableFunc(order, func(a, b *replica) int { return cmp.Compare(rank(a), rank(b)) })
+	slices.SortStableFunc(order, func(a, b *replica) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.load, b.load))
+	})
 	return order[:len(replicas)-n]
 }
 
@@ -372,10 +409,11 @@ func rank(r *replica) int {
 func (f *supervisor) became(r *replica, ready bool, capacity int) {
 	f.mu.Lock()
 	differs := capacity > 0 && !r.bounded && capacity != r.slots
-	if r.leaving || r.ready == ready && !differs {
+	if r.leaving || r.keeping != nil || r.ready == ready && !differs {
 		f.mu.Unlock()
 		return
 	}
+	r.waking = false
 	if differs {
 		r.slots = capacity
 	}
@@ -414,6 +452,10 @@ func (f *supervisor) ended(r *replica, reason string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.replicas = slices.DeleteFunc(f.replicas, func(other *replica) bool { return other == r })
+	f.rt.ledger.forget(r)
+	if reason != "" && !r.leaving && f.rec.Desired == 0 {
+		f.rests(function.Asleep, "it ended while it was kept: "+reason)
+	}
 	if reason != "" && !r.leaving && !f.stopping {
 		f.failed(r, reason)
 	}
@@ -496,7 +538,9 @@ func (f *supervisor) endpoints() function.Endpoints {
 		Min:         1,
 		Settings:    f.settings,
 		Annotations: function.CallAnnotations(f.rec.Target.annotations()),
-		Failure:     f.failure,
+		Rest:        f.resting(),
+		Room:        f.room,
+		Failure:     cmp.Or(f.failure, f.cramped),
 		Note:        f.rec.Target.note(),
 	}
 	// A label that cannot be read was refused when the function was deployed.
@@ -504,7 +548,7 @@ func (f *supervisor) endpoints() function.Endpoints {
 		e.Min = f.rec.Target.atMost(max(1, scale.Min))
 		e.Scale = scale
 	}
-	if f.rec.Target.Port != "" {
+	if f.rec.Target.Port != "" { // which bounds it more than memory
 		e.Room = &function.Room{Replicas: f.rec.Target.atMost(math.MaxInt), Reason: f.rec.Target.note()}
 	}
 	for _, r := range f.replicas {
@@ -516,6 +560,7 @@ func (f *supervisor) endpoints() function.Endpoints {
 			Address:  "unix:" + r.socket,
 			Revision: r.version.Revision,
 			Ready:    r.ready,
+			Tier:     r.shown(),
 			Slots:    r.slots,
 		})
 	}
@@ -529,7 +574,7 @@ func (f *supervisor) status() types.FunctionStatus {
 	spec := f.rec.Target.Spec
 	available := 0
 	for _, r := range f.replicas {
-		if r.ready && !r.leaving {
+		if r.ready && !r.leaving { // a kept one is not
 			available++
 		}
 	}

@@ -54,9 +54,9 @@ func descendants(table map[int]processInfo, root int) []int {
 	return all
 }
 
-// shared is the memory of a tree in which processes share pages: each counts
-// its part of them. Workers that were forked from one that has loaded a model
-// would otherwise be charged for it once each.
+// shared is the memory of a tree in which processes share pages, each of which
+// counts once. Workers that were forked from one that has loaded a model would
+// otherwise be charged for it once each.
 func shared(table map[int]processInfo, root int) (memory int64) {
 	for _, pid := range descendants(table, root) {
 		if part, ok := proportional(pid); ok {
@@ -75,14 +75,15 @@ type sample struct {
 }
 
 // usage returns what the replica has used since it was last asked, in
-// thousandths of a core, and its resident memory in bytes.
+// thousandths of a core, and its memory in bytes, as [shared] counts it.
 func (r *replica) usage(table map[int]processInfo, now time.Time) (cpu float64, memory int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.child == nil {
 		return 0, 0
 	}
-	used, memory := tree(table, r.child.PID())
+	used, _ := tree(table, r.child.PID())
+	memory = shared(table, r.child.PID())
 	since := r.sampled
 	if since.at.IsZero() {
 		since.at = r.started
@@ -111,6 +112,10 @@ func (r *Runtime) watchMemory(ctx context.Context) {
 		}
 		if err := r.enforceMemory(); err != nil {
 			r.Log.Warn("memory limits cannot be enforced", "err", err)
+			return
+		}
+		if err := r.balance(time.Now()); err != nil {
+			r.Log.Warn("memory is not watched over", "err", err)
 			return
 		}
 	}
