@@ -182,6 +182,10 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (_ Options,
 		Tokens:          tokens,
 		Keys:            keys,
 		PublicURL:       public,
+		SessionMaxAge:   c.SessionMaxAge.Std(),
+
+		TrustFunctionPages: c.TrustFunctionPages,
+
 		IdentityMetrics: counted,
 		Namespace:       c.Namespace,
 		Version:         version,
@@ -325,6 +329,11 @@ type Options struct {
 	Keys *auth.SigningKeys
 	// PublicURL is where callers reach the platform; Keys need it.
 	PublicURL *url.URL
+	// SessionMaxAge is how long a browser stays logged in at most; 0 is 12
+	// hours. Sessions need Tokens and Keys.
+	SessionMaxAge time.Duration
+	// TrustFunctionPages leaves the pages of functions the platform's origin.
+	TrustFunctionPages bool
 	// Limits bound what callers take, and Account counts it; nil is without.
 	// Run keeps both going.
 	Limits  *quota.Limits

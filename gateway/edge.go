@@ -9,6 +9,7 @@ import (
 	"github.com/graphene-faas/graphene/gateway/audit"
 	"github.com/graphene-faas/graphene/gateway/quota"
 	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/web"
 )
 
@@ -24,6 +25,9 @@ type Edge struct {
 	PathPrefix        string `env:"path_prefix" doc:"path below which a proxy shows the platform, such as /functions (default: the root)"`
 	LimitsConfig      string `env:"limits_config" doc:"file of limits for callers and addresses, read again when it changes (default: none)"`
 	AuditLog          string `env:"audit_log" doc:"file that also gets a line of JSON for everything that was changed or refused (default: the log alone)"`
+
+	SessionMaxAge      function.Duration `env:"session_max_age" envDefault:"12h" doc:"how long a browser stays logged in at most"`
+	TrustFunctionPages bool              `env:"trust_function_pages" envDefault:"false" doc:"leave the pages of functions the origin of the platform, so that they can act for whoever is logged in and looks at them"`
 }
 
 // Proxies returns what e says of the proxies before the gateway.

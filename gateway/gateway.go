@@ -27,6 +27,7 @@ import (
 	"github.com/graphene-faas/graphene/gateway/autoscale"
 	"github.com/graphene-faas/graphene/gateway/invoke"
 	"github.com/graphene-faas/graphene/gateway/metrics"
+	"github.com/graphene-faas/graphene/gateway/session"
 	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/web"
 )
@@ -42,8 +43,10 @@ type Gateway struct {
 	backlog *backlog // nil without a queue
 	proxy   *invoke.Proxy
 	async   *async.API // nil without a queue
-	handler http.Handler
-	audited *slog.Logger // for what was done and refused; it reaches the audit log too
+	// sessions are those of browsers; nil without issuers.
+	sessions *session.Sessions
+	handler  http.Handler
+	audited  *slog.Logger // for what was done and refused; it reaches the audit log too
 	// stopping is set when Run's context has ended.
 	stopping atomic.Bool
 }
@@ -115,6 +118,7 @@ func New(o Options) *Gateway {
 	if o.Queue != nil && o.QueueMetrics != nil {
 		g.metrics.AddQueue(o.QueueMetrics, g.queueStates)
 	}
+	g.sessions = g.newSessions()
 	o.Proxies.Vouched = g.fromQueue
 	g.handler = o.Proxies.Behind(g.routes())
 	return g

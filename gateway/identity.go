@@ -26,7 +26,7 @@ const (
 // authenticate finds out who sent r.
 func (g *Gateway) authenticate(r *http.Request) (auth.Caller, error) {
 	if g.o.Tokens != nil {
-		return auth.Chain{g.o.Tokens, g.o.Authenticator}.Authenticate(r)
+		return auth.Chain{g.o.Tokens, browsers{g.sessions, g.o.Tokens}, g.o.Authenticator}.Authenticate(r)
 	}
 	return g.o.Authenticator.Authenticate(r)
 }

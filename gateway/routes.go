@@ -38,19 +38,21 @@ func (g *Gateway) routes() *mux.Router {
 	// Open to everybody, but calls of functions only where no issuer is trusted:
 	// with one they are admitted one by one. They come first: routes are tried
 	// in this order.
-	r.PathPrefix(callsPath).Handler(g.metered(callsPath, false, g.calls()))
+	r.PathPrefix(callsPath).Handler(g.sessions.WrapFunctions(g.metered(callsPath, false, g.calls())))
 	if g.async != nil {
 		for _, prefix := range []string{async.CallsPath, async.BatchesPath} {
-			r.PathPrefix(prefix).Handler(g.metered(prefix, true, g.accessLog(web.Always(slog.LevelDebug), web.Recover(g.o.Log, g.identified(g.async)))))
+			later := g.metered(prefix, true, g.accessLog(web.Always(slog.LevelDebug), web.Recover(g.o.Log, g.identified(g.async))))
+			r.PathPrefix(prefix).Handler(g.sessions.WrapFunctions(later))
 		}
 	}
 	g.issuingRoutes(r)
-	r.Path(verifyPath).Handler(g.throttled(web.IdentifyCalls(g.accessLog(web.Changes, web.Handler(g.o.Log, g.answerVerify)))))
+	g.loginRoutes(r)
+	r.Path(verifyPath).Handler(g.throttled(web.IdentifyCalls(g.accessLog(web.Changes, g.sessions.Wrap(web.Handler(g.o.Log, g.answerVerify))))))
 	r.Path("/").Methods("GET", "HEAD").HandlerFunc(g.welcome)
 	r.Path("/healthz").Methods("GET", "HEAD").Handler(g.accessLog(web.Always(slog.LevelDebug), web.Handler(g.o.Log, g.health)))
 
 	// Refused to everybody nobody knows, whether the path exists or not.
-	r.PathPrefix("/system/").Handler(g.throttled(g.guarded(web.Bound(g.o.ReadTimeout, g.o.WriteTimeout, g.systemRoutes()))))
+	r.PathPrefix("/system/").Handler(g.throttled(g.sessions.Wrap(g.guarded(web.Bound(g.o.ReadTimeout, g.o.WriteTimeout, g.systemRoutes())))))
 	if g.o.Registry != nil {
 		r.PathPrefix("/v2/").Handler(g.throttled(g.guarded(g.registryRoutes())))
 	}

@@ -187,6 +187,10 @@ func Run(ctx context.Context, o Options) (err error) {
 		Tokens:          tokens,
 		Keys:            keys,
 		PublicURL:       public,
+		SessionMaxAge:   o.SessionMaxAge.Std(),
+
+		TrustFunctionPages: o.TrustFunctionPages,
+
 		IdentityMetrics: identity,
 		Limits:          limits,
 		Account:         account,
