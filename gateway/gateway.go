@@ -78,6 +78,8 @@ func New(o Options) *Gateway {
 		ProviderURL: o.ProviderURL,
 		May:         g.may,
 		Invocations: g.metrics.Invocations,
+		Scaling:     g.explain,
+		Alert:       g.alert,
 		Version:     o.Version,
 		Target:      o.Target,
 		Builds:      builds,

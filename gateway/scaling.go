@@ -55,6 +55,14 @@ func (g *Gateway) newScaler() {
 	g.scaler = autoscale.New(o)
 }
 
+// explain is what the management API tells about ref's number of replicas.
+func (g *Gateway) explain(ref function.Ref) (any, bool) { return g.scaler.Explain(ref) }
+
+// alert passes on what an alert says about ref.
+func (g *Gateway) alert(ctx context.Context, ref function.Ref, firing bool) error {
+	return g.scaler.Alert(ctx, ref, firing)
+}
+
 // runScaling scales functions until ctx ends.
 func (g *Gateway) runScaling(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)

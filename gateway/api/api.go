@@ -19,6 +19,7 @@ import (
 
 	"github.com/openfaas/faas-provider/types"
 
+	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/web"
 )
@@ -36,6 +37,12 @@ type Options struct {
 	May func(ctx context.Context, action, namespace, name string) error
 	// Invocations returns how often a function was called; nil is never.
 	Invocations func(function.Ref) float64
+	// Scaling returns what is to be told about a function's number of replicas;
+	// it reports false if there is no such function. Nil knows none.
+	Scaling func(function.Ref) (any, bool)
+	// Alert scales a function as an alert that fires, or is resolved, asks for;
+	// nil knows no function.
+	Alert func(ctx context.Context, ref function.Ref, firing bool) error
 	// Version is the gateway's own.
 	Version types.VersionInfo
 	// Target says what functions must be built for; nil says nothing.
@@ -69,6 +76,14 @@ func New(o Options) *API {
 	if o.Invocations == nil {
 		o.Invocations = func(function.Ref) float64 { return 0 }
 	}
+	if o.Scaling == nil {
+		o.Scaling = func(function.Ref) (any, bool) { return nil, false }
+	}
+	if o.Alert == nil {
+		o.Alert = func(_ context.Context, ref function.Ref, _ bool) error {
+			return fault.NotFound.Errorf("function %s is not deployed", ref)
+		}
+	}
 	return &API{o: o}
 }
 
@@ -94,7 +109,10 @@ func (a *API) Routes() []Route {
 		route("PUT", "/system/functions", "Function:Update", a.inBody, a.pass),
 		route("DELETE", "/system/functions", "Function:Delete", a.inBody, a.pass),
 		route("GET", "/system/function"+name, "Function:Get", a.inPath, a.pass),
+		route("GET", "/system/function"+name+"/scaling", "Function:Get", a.named, a.scaling),
 		route("POST", "/system/scale-function"+name, "Function:Scale", a.inPath, a.scale),
+		// Alerts name their functions, and each is asked for by itself.
+		{"POST", "/system/alert", "Function:Scale", a.alert},
 		route("GET", "/system/logs", "Function:Logs", a.loggedFunction, a.logs),
 
 		route("GET", "/system/secrets", "Secret:List", a.inNamespace, a.pass),

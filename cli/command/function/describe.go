@@ -22,6 +22,7 @@ type describeOptions struct {
 
 	output  term.Format
 	verbose bool
+	why     bool
 }
 
 func describeCommand(f *command.Factory) *cobra.Command {
@@ -33,8 +34,11 @@ func describeCommand(f *command.Factory) *cobra.Command {
 		Long: `Shows a function: where it is called, its replicas, its settings, and, if it
 does not start, why. The last line says whether it can be called now.
 
---verbose shows all settings, those at their defaults too.`,
+--verbose shows all settings, those at their defaults too. --why shows how the
+number of replicas was decided: by what, with which numbers, and what bounded
+it, and the last changes with their reasons.`,
 		Example: `  graphene describe wine
+  graphene describe wine --why
   graphene describe wine.lab -o json`,
 		Args:              command.ExactArgs(1),
 		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), args[0]) },
@@ -42,6 +46,7 @@ does not start, why. The last line says whether it can be called now.
 	}
 	cmd.Flags().VarP(&o.output, "output", "o", "format of the result")
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "show all settings")
+	cmd.Flags().BoolVar(&o.why, "why", false, "show how the number of replicas was decided")
 	command.CompleteOutput(cmd)
 	return cmd
 }
@@ -52,6 +57,8 @@ type description struct {
 	URL       string `json:"url"`
 	Callable  bool   `json:"callable"`
 	Condition string `json:"condition"` // why it can be called, or why not
+
+	Scaling *client.Scaling `json:"scaling,omitempty"` // with --why
 }
 
 func (o *describeOptions) run(ctx context.Context, name string) error {
@@ -79,6 +86,13 @@ func (o *describeOptions) run(ctx context.Context, name string) error {
 	}
 	d := description{Details: details, URL: callURL(c.URL(), ref)}
 	d.Callable, d.Condition = callable(details)
+	if o.why {
+		scaling, err := c.Scaling(ctx, ref)
+		if err != nil {
+			return err
+		}
+		d.Scaling = &scaling
+	}
 	return o.output.Write(o.f.Streams.Out, d, func(t *term.Table) { o.table(t, d) })
 }
 
@@ -146,6 +160,7 @@ func (o *describeOptions) table(t *term.Table, d description) {
 		}
 	}
 	row("Note", d.Note)
+	why(t, d.Scaling, time.Now())
 	row("Callable", d.Condition)
 }
 
