@@ -63,6 +63,8 @@ type pool struct {
 	failures   int           // of workers to start, in a row
 	ready      func()        // called at the first ready worker, then nil
 	ended      bool
+	asleep     bool      // no workers are kept: see doze
+	each       int       // calls that the last ready worker took at a time
 	crashes    int       // workers that ended in a call, in a row
 	crash      string    // how the last of them did
 	rest       time.Time // when a worker may be started again after crashes
@@ -121,12 +123,12 @@ func (p *pool) capacity() int {
 	for _, w := range p.workers {
 		switch {
 		case w.batches:
-			each = w.many * p.w.BatchMax
+			p.each = w.many * p.w.BatchMax
 		case w.ready:
-			each = w.many
+			p.each = w.many
 		}
 	}
-	return p.w.Max * each
+	return p.w.Max * max(1, p.each)
 }
 
 // run keeps a zygote alive until ctx ends. Losing one is no reason to stop
@@ -534,6 +536,9 @@ func (p *pool) serve(w *worker) {
 // grow starts workers for calls that wait, as far as the maximum allows.
 func (p *pool) grow() {
 	wanted := p.waiting.Len() + p.behind
+	if wanted > 0 {
+		p.asleep = false
+	}
 	if wanted == 0 || !p.rest.IsZero() && time.Now().Before(p.rest) {
 		return
 	}
@@ -581,7 +586,7 @@ func (p *pool) tidy() {
 	if now.Before(p.rest) {
 		live = p.w.Max // none is started now
 	}
-	if live < p.w.Min || p.failures > 0 && p.waiting.Len() > 0 && live < p.w.Max {
+	if live < p.w.Min && !p.asleep || p.failures > 0 && p.waiting.Len() > 0 && live < p.w.Max {
 		p.fork() // one per tick, however fast they fail
 	}
 	for _, w := range p.workers {

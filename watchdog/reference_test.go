@@ -38,7 +38,7 @@ var variables = []variable{
 	{"metrics_port", "`8081`", everyMode, "where `/metrics` is; with `listen` it is at `/_/metrics` of the socket instead"},
 	{"listen", "–", everyMode, "`unix:PATH` of a socket to listen on"},
 	{"listen_peer_uid", "–", everyMode, "on a socket, serve only this user, root, and the watchdog's own"},
-	{"lifeline_fd", "–", everyMode, "a descriptor whose end means that the platform has died: the function ends at once"},
+	{"lifeline_fd", "–", everyMode, "a descriptor whose end means that the platform has died: the function ends at once; on it a pool is told to end its workers while nobody calls, and that a call is about to come"},
 	{"suppress_lock", "`false`", everyMode, "write no `/tmp/.lock`, which exists while the function is healthy; with `listen` there is none anyway"},
 
 	{"exec_timeout", "`30s`", everyMode, "longest time a call may take, after the function has loaded; `0`: no bound. Then 504, and a process of the call's own is killed"},

@@ -78,6 +78,9 @@ func (wd *Watchdog) serveReady(w http.ResponseWriter, r *http.Request) {
 	if m, ok := wd.mode.(capacious); ok && wd.o.MaxInflight == 0 {
 		w.Header().Set("X-Max-Inflight", strconv.Itoa(m.capacity()))
 	}
+	if m, ok := wd.mode.(restful); ok && m.resting() {
+		w.Header().Set("X-Resting", "true")
+	}
 	if n := wd.o.MaxInflight; n > 0 && wd.calls.running() >= n {
 		fmt.Fprintf(w, "ready: full, with %d calls running\n", n)
 		return

@@ -184,7 +184,7 @@ func (wd *Watchdog) Run(ctx context.Context) error {
 		defer stop()
 	}
 	if wd.o.LifelineFD != 0 {
-		stop, err := watchLifeline(wd.o.LifelineFD, &background, func() { end(errAbandoned) })
+		stop, err := watchLifeline(wd.o.LifelineFD, &background, wd.obey, func() { end(errAbandoned) })
 		if err != nil {
 			return err
 		}
