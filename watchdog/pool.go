@@ -119,7 +119,6 @@ func (p *pool) note() string {
 func (p *pool) capacity() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	each := 1
 	for _, w := range p.workers {
 		switch {
 		case w.batches:
