@@ -14,7 +14,7 @@ func answer(t *testing.T, r *route, took time.Duration) {
 	t.Helper()
 	g := mustAcquire(t, r)
 	time.Sleep(took)
-	g.replica.pace.note(took)
+	g.replica.pace.note(took, 1, 1)
 	r.release(g.replica)
 }
 
@@ -35,7 +35,7 @@ func fill(t *testing.T, r *route) (grants []grant, by map[string]int) {
 	}
 }
 
-func TestAReplicaWhoseCallsAreShortGetsOneMoreForEachSlot(t *testing.T) {
+func TestAReplicaWhoseCallsAreShortGetsMoreThanItsSlots(t *testing.T) {
 	inTime(t, TableOptions{}, func(t *testing.T, table *Table) {
 		table.Set(replicas(true, 2, "a"))
 		r := routeOf(t, table)
@@ -48,8 +48,9 @@ func TestAReplicaWhoseCallsAreShortGetsOneMoreForEachSlot(t *testing.T) {
 		settings    function.Settings
 		want        int
 	}{
-		"short calls":                  {100 * time.Microsecond, 0, function.Settings{}, 4},
-		"long calls":                   {2 * time.Millisecond, 0, function.Settings{}, 2},
+		"just short calls":             {999 * time.Microsecond, 0, function.Settings{}, 8},
+		"very short calls":             {10 * time.Microsecond, 0, function.Settings{}, 32},
+		"long calls":                   {time.Millisecond, 0, function.Settings{}, 2},
 		"no answer for a while":        {100 * time.Microsecond, 2 * time.Millisecond, function.Settings{}, 2},
 		"somebody has limited it to 2": {100 * time.Microsecond, 0, function.Settings{MaxInflight: 2}, 2},
 	} {
@@ -100,11 +101,22 @@ func TestOneLongCallEndsTheHasteForAWhile(t *testing.T) {
 			}
 			return by["a"]
 		}
-		got := []int{calls(5, 100*time.Microsecond), calls(1, time.Second), calls(5, 100*time.Microsecond), calls(100, 100*time.Microsecond)}
-		for i, want := range []int{2, 1, 1, 2} {
+		const short = 600 * time.Microsecond
+		got := []int{calls(5, short), calls(1, time.Second), calls(5, short), calls(100, short)}
+		for i, want := range []int{6, 1, 1, 6} {
 			if got[i] != want {
 				t.Errorf("step %d: %d calls at once, want %d", i, got[i], want)
 			}
 		}
 	})
+}
+
+func TestWaitingBehindOthersIsNotTakenForWork(t *testing.T) {
+	var p pace
+	for range 100 {
+		p.note(time.Millisecond, 8, 2) // four for each worker, so that each takes a quarter
+	}
+	if got := p.depth(0); got != 16 {
+		t.Errorf("a slot is good for %d calls of 250 µs, want 16", got)
+	}
 }

@@ -78,7 +78,7 @@ func (c *call) end() {
 	if c.route != nil {
 		took := time.Since(c.start)
 		if rep := c.grant.replica; rep != nil {
-			rep.pace.note(took - c.grant.waited)
+			rep.pace.note(took-c.grant.waited, rep.inflight.Load(), rep.slots.Load())
 			c.route.release(rep)
 		}
 		c.route.counters.Finished(c.status, took)

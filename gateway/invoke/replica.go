@@ -76,8 +76,8 @@ func (rep *replica) count(maxInflight int) {
 	rep.slots.Store(int64(slots))
 }
 
-// take takes a slot, if one is free. deep is how many requests a slot is for:
-// one, or two to let one be behind the other.
+// take takes a slot, if one is free. A slot is for deep requests: more than one
+// lets them wait behind one another.
 func (rep *replica) take(deep int64) bool {
 	if rep.full.Load() || !rep.enter(deep) {
 		return false

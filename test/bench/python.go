@@ -62,7 +62,7 @@ func benchPython(out io.Writer, o options) error {
 		return err
 	}
 	defer proxy.stop()
-	gateway, err := startRole("gateway", poolSocket)
+	gateway, err := startRole("gateway-to-pool", poolSocket)
 	if err != nil {
 		return err
 	}

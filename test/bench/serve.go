@@ -33,8 +33,9 @@ type report struct {
 	CPU     time.Duration // processor time used since the start, user and system
 }
 
-// serve plays one role, "upstream", "bare", "pooled" or "gateway", with the
-// upstream at a socket, or "handler" or "function", which have none.
+// serve plays one role, "upstream", "bare", "pooled", "gateway" or
+// "gateway-to-pool", with the upstream at a socket, or "handler" or "function",
+// which have none.
 // It ends with its standard input.
 func serve(args []string) error {
 	if len(args) != 2 {
@@ -61,9 +62,13 @@ func serve(args []string) error {
 		proxy := bare(socket)
 		proxy.BufferPool = new(buffers)
 		handler = proxy
-	case "gateway":
+	case "gateway", "gateway-to-pool":
+		replica, settings := function.Replica{}, function.Settings{MaxInflight: 100}
+		if role == "gateway-to-pool" {
+			replica.Slots, settings = poolWorkers, function.Settings{Workers: poolWorkers}
+		}
 		var err error
-		if handler, background, err = front(socket); err != nil {
+		if handler, background, err = front(socket, replica, settings); err != nil {
 			return err
 		}
 	case "handler":
@@ -167,11 +172,13 @@ func (b *buffers) Put(buf []byte) { b.pool.Put(&buf) }
 // front is the whole request path as it is served: a [gateway.Gateway] that
 // learns of the upstream from a provider, behind a check of a token from a
 // cache, which is what a verified bearer token will cost.
-func front(socket string) (http.Handler, func(context.Context) error, error) {
+func front(socket string, replica function.Replica, settings function.Settings) (http.Handler, func(context.Context) error, error) {
 	unused, err := net.Listen("tcp", "127.0.0.1:0") // the role's own server is the one under load
 	if err != nil {
 		return nil, nil, err
 	}
+	replica.ID, replica.Address, replica.Ready = "echo-1", "unix:"+socket, true
+	settings.ExecTimeout = function.Duration(time.Minute)
 	g := gateway.New(gateway.Options{
 		Listener: unused,
 		Provider: web.InProcess(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -181,8 +188,8 @@ func front(socket string) (http.Handler, func(context.Context) error, error) {
 					Ref:      function.Ref{Name: "echo", Namespace: function.DefaultNamespace},
 					Desired:  1,
 					Min:      1,
-					Replicas: []function.Replica{{ID: "echo-1", Address: "unix:" + socket, Ready: true}},
-					Settings: function.Settings{ExecTimeout: function.Duration(time.Minute), MaxInflight: 100},
+					Replicas: []function.Replica{replica},
+					Settings: settings,
 				}},
 				{Epoch: "bench", Revision: 2, Synced: true, Reset: true},
 			} {
