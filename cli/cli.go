@@ -117,7 +117,7 @@ OpenFaaS: stack files, logins, gateways and function images are the same.
 	root.AddCommand(calls.Command(f), queue.Command(f))
 	root.AddCommand(secret.Command(f), namespace.Command(f), template.Command(f))
 	root.AddCommand(auth.Commands(f)...)
-	root.AddCommand(system.VersionCommand(f), system.DoctorCommand(f, checks))
+	root.AddCommand(system.VersionCommand(f), system.UsageCommand(f), system.DoctorCommand(f, checks))
 	for _, c := range more {
 		c.GroupID = "platform"
 		root.AddCommand(c)

@@ -22,6 +22,7 @@ import (
 
 	"github.com/graphene-faas/graphene/gateway"
 	"github.com/graphene-faas/graphene/gateway/auth"
+	"github.com/graphene-faas/graphene/gateway/quota"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/pyenv"
@@ -65,12 +66,18 @@ func startPlatform(ctx context.Context, dir string, builds function.Builds) (url
 		replicas.Close()
 		return "", nil, err
 	}
+	usage, err := quota.NewBucket(calls.conn, 1)
+	if err != nil {
+		replicas.Close()
+		return "", nil, err
+	}
 	var own http.Handler
 	if builds == (function.Builds{}) {
 		own = registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	}
 	front := gateway.New(gateway.Options{
 		Queue:         calls.Queue,
+		Account:       quota.NewAccount(usage, discard()),
 		Listener:      listener,
 		Provider:      web.InProcess(functions.Handler()),
 		Authenticator: auth.NewBasic("admin", password),

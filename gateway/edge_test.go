@@ -1,7 +1,6 @@
 package gateway_test
 
 import (
-	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -110,17 +109,6 @@ limits:
 		t.Error(diff)
 	}
 
-	r, err := http.NewRequestWithContext(t.Context(), "GET", p.url+"/system/usage?by=caller", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.SetBasicAuth("admin", "s3cret")
-	r.Header.Set("Accept", "text/csv")
-	_, text = p.send(t, r)
-	rows, err := csv.NewReader(strings.NewReader(text)).ReadAll()
-	if err != nil || len(rows) != 5 || rows[0][0] != "caller" || rows[4][0] != "corp/id2" || rows[4][1] != "2" {
-		t.Errorf("the table is %v, %v", rows, err)
-	}
 	for uri, status := range map[string]int{
 		"/system/usage?from=yesterday":                400,
 		"/system/usage?by=colour":                     400,

@@ -285,6 +285,7 @@ function's name in the path (` + "`NAME.NAMESPACE`" + `); places that disagree a
 		}
 		fmt.Fprintf(&page, "| %s | `%s` | `%s` |\n", r.Method, r.Path, r.Action)
 	}
+	fmt.Fprintf(&page, "| GET | `%s` | `%s` |\n", "/system/usage", iam.SystemUsage)
 	fmt.Fprintf(&page, "| GET | `%s` | none |\n", "/system/can-i")
 	page.WriteString(`
 The routes about calls and queues, and those under ` + "`/async-function/`" + ` and
@@ -292,6 +293,12 @@ The routes about calls and queues, and those under ` + "`/async-function/`" + ` 
 
 ` + "`/system/can-i?action=ACTION&resource=NAMESPACE:FUNCTION`" + ` answers whether the caller may do
 something, and by which rule: ` + "`{\"caller\", \"action\", \"resource\", \"allowed\", \"reason\"}`" + `.
+
+` + "`/system/usage?from=DAY&to=DAY&by=day,caller,function`" + ` answers who used what: see
+[limits and usage](../guide/edge.md#who-used-what).
+
+` + "`/auth/verify`" + ` answers a proxy whether a request may pass, and who sent it: see
+[other applications](../guide/edge.md#other-applications-behind-the-same-proxy).
 
 Open to everybody: ` + "`GET /healthz`" + `, ` + "`GET /`" + `, and where no issuer is configured also
 ` + "`/function/NAME[.NAMESPACE]/…`, `/async-function/…` and `/async-batch/…`" + `. With one these need a

@@ -1,11 +1,9 @@
 package gateway
 
 import (
-	"encoding/csv"
 	"io"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -159,12 +157,8 @@ func (g *Gateway) usage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if !strings.Contains(r.Header.Get("Accept"), "text/csv") {
-		web.WriteJSON(w, http.StatusOK, lines)
-		return nil
-	}
-	w.Header().Set("Content-Type", "text/csv; charset=utf-8")
-	return writeUsage(w, lines, by)
+	web.WriteJSON(w, http.StatusOK, lines)
+	return nil
 }
 
 // day reads a date; none is otherwise.
@@ -177,30 +171,4 @@ func day(text string, otherwise time.Time) (time.Time, error) {
 		return time.Time{}, fault.Invalid.Errorf("%q is no day, want one such as 2026-11-23", text)
 	}
 	return t, nil
-}
-
-// writeUsage writes a report for a spreadsheet.
-func writeUsage(w io.Writer, lines []quota.Line, by []string) error {
-	out := csv.NewWriter(w)
-	_ = out.Write(append(slices.Clone(by), "calls", "errors", "refused", "queued", "queued_bytes", "bytes_in", "bytes_out", "busy_ms")) // Error says it
-	for _, l := range lines {
-		var row []string
-		for _, column := range by {
-			row = append(row, cell(map[string]string{"day": l.Day, "caller": l.Caller, "function": l.Function}[column]))
-		}
-		for _, n := range []int64{l.Calls, l.Errors, l.Refused, l.Queued, l.QueuedBytes, l.BytesIn, l.BytesOut, l.BusyMillis} {
-			row = append(row, strconv.FormatInt(n, 10))
-		}
-		_ = out.Write(row)
-	}
-	out.Flush()
-	return out.Error()
-}
-
-// cell keeps a caller's name from being a formula.
-func cell(text string) string {
-	if text != "" && strings.ContainsRune("=+-@\t\r", rune(text[0])) {
-		return "'" + text
-	}
-	return text
 }

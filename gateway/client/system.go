@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/openfaas/faas-provider/logs"
@@ -253,4 +254,35 @@ func (c *Client) Invoke(ctx context.Context, call Call) (*http.Response, error) 
 		req.Header = call.Header.Clone()
 	}
 	return c.call(req)
+}
+
+// Usage is what a caller used of a function in a day, or such lines added up.
+type Usage struct {
+	Day         string `json:"day,omitempty"` // such as 2026-11-23, in UTC
+	Caller      string `json:"caller,omitempty"`
+	Function    string `json:"function,omitempty"`
+	Calls       int64  `json:"calls"`       // answered by functions
+	Errors      int64  `json:"errors"`      // of these, with a status from 500
+	Refused     int64  `json:"refused"`     // refused by the gateway
+	Queued      int64  `json:"queued"`      // asynchronous calls accepted
+	QueuedBytes int64  `json:"queuedBytes"` // their bodies
+	BytesIn     int64  `json:"bytesIn"`     // bodies of calls
+	BytesOut    int64  `json:"bytesOut"`    // bodies of answers
+	BusyMillis  int64  `json:"busyMillis"`  // from the arrival of calls to the end of their answers
+}
+
+// Usage reports what was used, added up by some of day, caller and function.
+// Days are of UTC, written as 2026-11-23; "" is the first of this month, and
+// today.
+func (c *Client) Usage(ctx context.Context, from, to string, by []string) ([]Usage, error) {
+	query := url.Values{"by": {strings.Join(by, ",")}}
+	if from != "" {
+		query.Set("from", from)
+	}
+	if to != "" {
+		query.Set("to", to)
+	}
+	var lines []Usage
+	err := c.do(ctx, request{method: "GET", path: []string{"system", "usage"}, query: query}, &lines)
+	return lines, err
 }

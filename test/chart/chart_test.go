@@ -187,7 +187,7 @@ func others(s schema) []any {
 	case "number":
 		return []any{0.7}
 	case "string":
-		return []any{"other"}
+		return []any{"other", "/other"}
 	case "duration":
 		return []any{"7s"}
 	case "bytes":

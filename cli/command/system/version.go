@@ -1,5 +1,5 @@
 // Package system holds the commands about the platform and this machine rather
-// than about functions: version and doctor.
+// than about functions: version, usage and doctor.
 package system
 
 import (
