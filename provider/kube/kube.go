@@ -81,7 +81,7 @@ func New(o Options) (*Runtime, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	o.ProfilesNamespace = cmp.Or(o.ProfilesNamespace, o.DefaultNamespace)
-	o.Pods.ImagePullPolicy = cmp.Or(o.Pods.ImagePullPolicy, "Always")
+	o.Pods.ImagePullPolicy = cmp.Or(o.Pods.ImagePullPolicy, PullAuto)
 	o.Workers = cmp.Or(o.Workers, 4)
 	for _, ns := range append(slices.Clone(o.Namespaces), o.DefaultNamespace) {
 		if err := function.ValidNamespace(ns); err != nil {

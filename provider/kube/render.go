@@ -25,13 +25,28 @@ import (
 
 // PodConfig is what an installation decides about all pods of functions.
 type PodConfig struct {
-	ImagePullPolicy string // Always, IfNotPresent or Never
+	ImagePullPolicy string // Always, IfNotPresent, Never or PullAuto
 	// ImageUser runs functions as the user that their image names, which must
 	// not be root; otherwise they run as user 12000.
 	ImageUser bool
 	// Settle is how long a pod goes on serving after it was told to stop,
 	// until nobody sends it anything new.
 	Settle time.Duration
+}
+
+// PullAuto is the policy for pulling images that asks the registry only where
+// its answer may have changed. Asking costs every start of a pod some tens of
+// milliseconds, and all of them when the registry is away.
+const PullAuto = "Auto"
+
+func (c PodConfig) pullPolicy(image string) corev1.PullPolicy {
+	switch {
+	case c.ImagePullPolicy != PullAuto:
+		return corev1.PullPolicy(c.ImagePullPolicy)
+	case strings.Contains(image, "@sha256:"):
+		return corev1.PullIfNotPresent
+	}
+	return corev1.PullAlways
 }
 
 // A source is all that a function's objects are made from.
@@ -204,7 +219,7 @@ func renderContainer(f *Function, settings function.Settings, c PodConfig) (core
 	container := corev1.Container{
 		Name:            f.Name,
 		Image:           f.Spec.Image,
-		ImagePullPolicy: corev1.PullPolicy(c.ImagePullPolicy),
+		ImagePullPolicy: c.pullPolicy(f.Spec.Image),
 		Ports:           []corev1.ContainerPort{{Name: portName, ContainerPort: port, Protocol: corev1.ProtocolTCP}},
 		Env:             environment(f),
 		Resources:       resources,

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/graphene-faas/graphene/internal/fault"
@@ -137,5 +138,22 @@ func TestProfilesAreMergedInTheOrderTheyAreNamed(t *testing.T) {
 	got := profileNames(&Function{Spec: FunctionSpec{Annotations: map[string]string{annotationProfile: " gpu, spot ,,gpu"}}})
 	if diff := cmp.Diff([]string{"gpu", "spot"}, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestTheRegistryIsAskedOnlyWhereItsAnswerMayHaveChanged(t *testing.T) {
+	const tagged, fixed = "r.example/f:latest", "r.example/f:latest@sha256:0123"
+	for _, tt := range []struct {
+		policy, image string
+		want          corev1.PullPolicy
+	}{
+		{PullAuto, tagged, corev1.PullAlways},
+		{PullAuto, fixed, corev1.PullIfNotPresent},
+		{"Always", fixed, corev1.PullAlways},
+		{"Never", tagged, corev1.PullNever},
+	} {
+		if got := (PodConfig{ImagePullPolicy: tt.policy}).pullPolicy(tt.image); got != tt.want {
+			t.Errorf("%s of %s is %s, want %s", tt.policy, tt.image, got, tt.want)
+		}
 	}
 }

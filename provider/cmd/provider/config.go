@@ -32,7 +32,7 @@ type config struct {
 	SecretMountPath   string            `env:"secret_mount_path" envDefault:"/run/secrets/" doc:"directory of the files basic-auth-user and basic-auth-password"`
 	LeaderElection    bool              `env:"leader_election" envDefault:"true" doc:"agree with other providers on one that is the controller; needs a lease in profiles_namespace"`
 	Workers           int               `env:"reconcile_workers" envDefault:"4" doc:"functions that the controller works on at once"`
-	ImagePullPolicy   string            `env:"image_pull_policy" envDefault:"Always" doc:"of functions' images: Always, IfNotPresent or Never"`
+	ImagePullPolicy   string            `env:"image_pull_policy" envDefault:"Auto" doc:"of functions' images: Always, IfNotPresent, Never, or Auto, which is IfNotPresent for those that are named by digest and Always for the others"`
 	NonRoot           bool              `env:"set_nonroot_user" envDefault:"true" doc:"run functions as user 12000; false: as the image says, which must not be root"`
 	Settle            function.Duration `env:"settle" envDefault:"2s" doc:"for how long a pod that is to end goes on taking calls, until every gateway knows"`
 	ReadTimeout       function.Duration `env:"read_timeout" envDefault:"60s" doc:"longest time a request may take to arrive"`
@@ -51,7 +51,7 @@ func (c config) check() error {
 		}
 	}
 	oneOf("endpoints", c.Endpoints, "pods", "service")
-	oneOf("image_pull_policy", c.ImagePullPolicy, "Always", "IfNotPresent", "Never")
+	oneOf("image_pull_policy", c.ImagePullPolicy, kube.PullAuto, "Always", "IfNotPresent", "Never")
 	if _, err := c.Logger(io.Discard); err != nil {
 		problems = append(problems, err.Error())
 	}
