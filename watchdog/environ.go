@@ -14,6 +14,8 @@ import (
 const (
 	defaultTimeout = 30 * time.Second
 	defaultBuffer  = 64 << 20
+
+	defaultProcesses = 512
 )
 
 // FromEnviron reads Options from an environment in the form of [os.Environ],
@@ -70,6 +72,7 @@ func FromEnviron(environ []string) (Options, error) {
 			MaxMemory:    e.size("max_memory", 0),
 			MaxGrowth:    e.size("max_growth", 0),
 			MaxAge:       e.duration("max_age", 0),
+			MaxProcesses: e.number("max_processes", defaultProcesses, 0, 1<<22),
 			BatchMax:     e.number("batch_max", 0, 0, 1<<16),
 			BatchLatency: e.duration("batch_latency", 0),
 			LoadTimeout:  e.duration("load_timeout", 0),

@@ -12,6 +12,8 @@ import (
 	"github.com/graphene-faas/graphene/watchdog"
 )
 
+var defaultWorkers = watchdog.WorkerOptions{MaxProcesses: 512}
+
 var classicDefaults = watchdog.ClassicOptions{CGIHeaders: true, CombineOutput: true}
 
 func TestFromEnvironReadsEverySetting(t *testing.T) {
@@ -24,7 +26,7 @@ func TestFromEnvironReadsEverySetting(t *testing.T) {
 				Listen: "tcp::8080", Metrics: ":8081", LockFile: "/tmp/.lock", StaticPath: "/home/app/public",
 				ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second, ExecTimeout: 30 * time.Second,
 				MaxHeaderBytes: 1 << 20, MaxBuffer: 64 << 20, PrefixLogs: true, LogBuffer: 64 << 10,
-				ContentType: "application/octet-stream", Classic: classicDefaults,
+				ContentType: "application/octet-stream", Classic: classicDefaults, Workers: defaultWorkers,
 			},
 		},
 		"of-watchdog's": {
@@ -37,14 +39,14 @@ func TestFromEnvironReadsEverySetting(t *testing.T) {
 				Mode: watchdog.HTTP, Process: []string{"python", "-m", "app"}, Upstream: &url.URL{Scheme: "http", Host: "127.0.0.1:5000"},
 				Listen: "tcp::8090", Metrics: ":8081", StaticPath: "/srv",
 				ReadTimeout: 5 * time.Second, WriteTimeout: time.Minute, ExecTimeout: 10 * time.Second, DrainDelay: 3 * time.Second,
-				ContentType: "application/octet-stream", Classic: classicDefaults,
+				ContentType: "application/octet-stream", Classic: classicDefaults, Workers: defaultWorkers,
 				MaxInflight: 7, MaxHeaderBytes: 1 << 20, MaxBuffer: 64 << 20, BufferBody: true, LogBuffer: 16 << 20, LogCallID: true, ReadyPath: "/ok",
 			},
 		},
 		"a pool behind a socket": {
 			environ: []string{
 				"mode=pool", "fprocess=python3 -m graphene_function", "listen=unix:/run/f.sock", "listen_peer_uid=0", "lifeline_fd=3", "exec_timeout=0",
-				"workers=4", "workers_min=2", "threads=3", "max_requests=100", "max_memory=512Mi", "max_growth=64Mi", "max_age=1h", "batch_max=8", "batch_latency=50ms", "load_timeout=5m", "handler_dir=src", "handler_style=model",
+				"workers=4", "workers_min=2", "threads=3", "worker_threads=5", "max_processes=0", "max_requests=100", "max_memory=512Mi", "max_growth=64Mi", "max_age=1h", "batch_max=8", "batch_latency=50ms", "load_timeout=5m", "handler_dir=src", "handler_style=model",
 				"max_body=1k", "max_buffer=3Ki", "max_header_bytes=2Ki",
 			},
 			want: watchdog.Options{
@@ -52,7 +54,7 @@ func TestFromEnvironReadsEverySetting(t *testing.T) {
 				StaticPath: "/home/app/public", MaxHeaderBytes: 2 << 10, MaxBody: 1000, MaxBuffer: 3 << 10,
 				ContentType: "application/octet-stream", Classic: classicDefaults, PrefixLogs: true, LogBuffer: 64 << 10,
 				Workers: watchdog.WorkerOptions{
-					Min: 2, Max: 4, Threads: 3, MaxRequests: 100, MaxMemory: 512 << 20, MaxGrowth: 64 << 20, MaxAge: time.Hour, BatchMax: 8, BatchLatency: 50 * time.Millisecond, LoadTimeout: 5 * time.Minute, HandlerDir: "src", Style: "model",
+					Min: 2, Max: 4, Threads: 3, Concurrent: 5, MaxRequests: 100, MaxMemory: 512 << 20, MaxGrowth: 64 << 20, MaxAge: time.Hour, BatchMax: 8, BatchLatency: 50 * time.Millisecond, LoadTimeout: 5 * time.Minute, HandlerDir: "src", Style: "model",
 				},
 			},
 		},
@@ -62,7 +64,7 @@ func TestFromEnvironReadsEverySetting(t *testing.T) {
 				Mode: watchdog.HTTP, Process: []string{"x"}, Upstream: &url.URL{Scheme: "http", Host: "127.0.0.1:5001"}, Listen: "unix:/s", StaticPath: "/home/app/public",
 				ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second, ExecTimeout: 30 * time.Second,
 				MaxHeaderBytes: 1 << 20, MaxBuffer: 64 << 20, PrefixLogs: true, LogBuffer: 64 << 10,
-				ContentType: "application/octet-stream", Classic: classicDefaults,
+				ContentType: "application/octet-stream", Classic: classicDefaults, Workers: defaultWorkers,
 			},
 		},
 		"a program and no mode": {
@@ -71,7 +73,7 @@ func TestFromEnvironReadsEverySetting(t *testing.T) {
 				Mode: watchdog.Streaming, Process: []string{"cat"}, Listen: "unix:/s", StaticPath: "/home/app/public",
 				ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second, ExecTimeout: 30 * time.Second,
 				MaxHeaderBytes: 1 << 20, MaxBuffer: 64 << 20, PrefixLogs: true, LogBuffer: 64 << 10,
-				ContentType: "text/plain", Classic: classicDefaults,
+				ContentType: "text/plain", Classic: classicDefaults, Workers: defaultWorkers,
 			},
 		},
 		"the classic watchdog's": {
@@ -82,7 +84,7 @@ func TestFromEnvironReadsEverySetting(t *testing.T) {
 				Mode: watchdog.Classic, Process: []string{"cat"}, Listen: "unix:/s", StaticPath: "/home/app/public",
 				ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second, ExecTimeout: 30 * time.Second,
 				MaxHeaderBytes: 1 << 20, MaxBuffer: 64 << 20, PrefixLogs: true, LogBuffer: 64 << 10,
-				Classic: watchdog.ClassicOptions{MarshalRequest: true, WriteDebug: true, DebugHeaders: true},
+				Classic: watchdog.ClassicOptions{MarshalRequest: true, WriteDebug: true, DebugHeaders: true}, Workers: defaultWorkers,
 			},
 		},
 	}

@@ -32,6 +32,7 @@ func Main(h http.Handler) int {
 		if h != nil {
 			o.Mode, o.Handler = InProcess, h
 		}
+		o.Adopt = h == nil
 		o.Stdout, o.Stderr = os.Stdout, os.Stderr
 		o.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 		err = run(ctx, o)

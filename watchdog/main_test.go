@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -33,6 +35,8 @@ func TestMain(m *testing.M) {
 		os.Exit(watchdog.Main(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			fmt.Fprintf(w, "%s %s", r.Method, r.URL.Path)
 		})))
+	case "watchdog":
+		os.Exit(watchdog.Main(nil))
 	case "healthcheck":
 		os.Exit(watchdog.Healthcheck())
 	case "exit":
@@ -107,14 +111,7 @@ type running struct {
 // start runs a watchdog until the test ends.
 func start(t testing.TB, o watchdog.Options) *running {
 	t.Helper()
-	r := &running{t: t, out: &output{}, ended: make(chan struct{})}
-	// Socket paths are limited to about a hundred bytes, and t.TempDir's are long.
-	dir, err := os.MkdirTemp("", "wd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	r.socket = filepath.Join(dir, "s")
+	r := newRunning(t)
 	if o.Listen == "" {
 		o.Listen = "unix:" + r.socket
 	}
@@ -127,21 +124,53 @@ func start(t testing.TB, o watchdog.Options) *running {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
-	r.stop = stop
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	r.run(stop, func() error { return wd.Run(ctx) })
+	return r
+}
+
+// program starts a watchdog in mode pool in a process of its own.
+func program(t testing.TB, o watchdog.Options, env ...string) *running {
+	t.Helper()
+	r := newRunning(t)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = slices.Concat(o.Environ, env, []string{childVariable + "=watchdog", "mode=pool", "listen=unix:" + r.socket,
+		"fprocess=" + strings.Join(o.Process, " "), "handler_dir=" + o.Workers.HandlerDir})
+	cmd.Stdout, cmd.Stderr = r.out, r.out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r.run(func() { _ = cmd.Process.Signal(syscall.SIGTERM) }, cmd.Wait)
+	return r.up()
+}
+
+func newRunning(t testing.TB) *running {
+	t.Helper()
+	r := &running{t: t, out: &output{}, ended: make(chan struct{})}
+	// Socket paths are limited to about a hundred bytes, and t.TempDir's are long.
+	dir, err := os.MkdirTemp("", "wd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	r.socket = filepath.Join(dir, "s")
+	r.client = &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", r.socket)
-	}}
-	r.client = &http.Client{Transport: transport}
+	}}}
+	return r
+}
+
+// run runs the watchdog until the test ends.
+func (r *running) run(stop func(), run func() error) {
+	r.stop = stop
 	go func() {
 		defer close(r.ended)
-		r.err = wd.Run(ctx)
+		r.err = run()
 	}()
-	t.Cleanup(func() {
+	r.t.Cleanup(func() {
 		stop()
 		<-r.ended
-		transport.CloseIdleConnections()
+		r.client.CloseIdleConnections()
 	})
-	return r
 }
 
 // up waits until /_/ready says so.

@@ -32,7 +32,7 @@ func TestTheLeastLimitOfTheControlGroupsCounts(t *testing.T) {
 			"sys/fs/cgroup/memory.max": "67108864\n",
 		}, 64 << 20},
 		"the first version": {map[string]string{
-			"proc/self/cgroup":                              "4:memory:/a\n3:cpu:/b\n0::/\n",
+			"proc/self/cgroup": "4:memory:/a\n3:cpu:/b\n0::/\n",
 			"sys/fs/cgroup/memory/a/memory.limit_in_bytes":  "67108864\n",
 			"sys/fs/cgroup/memory/memory.limit_in_bytes":    "9223372036854771712\n",
 			"sys/fs/cgroup/memory/b/memory.limit_in_bytes":  "1\n",
@@ -63,4 +63,43 @@ func TestTheFloorOfTheHeapIsASmallPartOfTheLimit(t *testing.T) {
 			t.Errorf("with a limit of %d the floor is %d, want %d", limit, got, want)
 		}
 	}
+}
+
+func TestAKillForMemoryIsCalledThat(t *testing.T) {
+	root := t.TempDir()
+	write := func(path, text string) {
+		t.Helper()
+		path = filepath.Join(root, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	explain := func(m *memoryWatch, status, want string) {
+		t.Helper()
+		if got := m.explain(status); got != want {
+			t.Errorf("%s is explained as %q, want %q", status, got, want)
+		}
+	}
+	m := newMemoryWatch(root)
+	explain(m, "signal: Killed", "signal: Killed")
+
+	write("proc/self/cgroup", "0::/\n")
+	write("sys/fs/cgroup/memory.max", "67108864\n")
+	explain(m, "exit status 1", "exit status 1")
+	explain(m, "signal: Killed", "signal: Killed, perhaps for memory: the container's limit is 64 MiB")
+
+	write("sys/fs/cgroup/memory.events", "low 0\noom 2\noom_kill 2\noom_group_kill 0\n")
+	m = newMemoryWatch(root)
+	explain(m, "signal: killed", "signal: killed, perhaps for memory: the container's limit is 64 MiB")
+	write("sys/fs/cgroup/memory.events", "low 0\noom 3\noom_kill 3\noom_group_kill 0\n")
+	explain(m, "signal: Killed", "signal: Killed by the kernel, for memory: the container's limit is 64 MiB")
+	explain(m, "signal: Killed", "signal: Killed, perhaps for memory: the container's limit is 64 MiB")
+
+	write("proc/self/cgroup", "5:cpu:/\n4:memory:/x\n")
+	write("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "9223372036854771712\n")
+	write("sys/fs/cgroup/memory/x/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n")
+	explain(m, "signal: Killed", "signal: Killed by the kernel, for memory")
 }

@@ -57,6 +57,12 @@ type Options struct {
 
 	Workers WorkerOptions // mode [Pool]
 
+	// Adopt makes processes that the function has started children of this one
+	// when their own parent ends, where the system can do that. They are counted
+	// with what else its workers have started, and reaped. It is for a process
+	// that has no children but the function's.
+	Adopt bool
+
 	LifelineFD int // descriptor whose end means that the platform has died; zero: none
 
 	PrefixLogs bool         // put time and stream before each line of the child's output
@@ -94,6 +100,7 @@ type WorkerOptions struct {
 	MaxAge       time.Duration // a worker is replaced when it is as old; zero: never
 	MaxGrowth    int64         // bytes that a worker may grow beyond its size after its first calls until it is replaced; zero: no limit
 	MaxMemory    int64         // bytes resident, shared pages included, beyond which a worker is replaced; zero: no limit
+	MaxProcesses int           // processes and threads that a worker may have, with all that it has started; it is killed with more. Zero: no limit
 	LoadTimeout  time.Duration // zero: ten minutes
 	IdleTimeout  time.Duration // a worker above Min ends after as long without work; zero: one minute
 	MaxQueue     int           // calls waiting for a worker; more get 429. Zero: 10,000

@@ -25,6 +25,11 @@ const (
 	minBackoff  = 100 * time.Millisecond // before a zygote that has ended is replaced; doubled each time
 	maxBackoff  = time.Minute
 
+	// What a worker may have too much of.
+	killMemory    = "memory"
+	killProcesses = "processes"
+	killTime      = "time"
+
 	pipelined     = time.Millisecond // service times below which a worker is sent a second call behind its first
 	serviceMemory = 8                // calls that the recent service time is roughly the mean of
 )
@@ -68,7 +73,10 @@ type pool struct {
 	crashes    int       // workers that ended in a call, in a row
 	crash      string    // how the last of them did
 	rest       time.Time // when a worker may be started again after crashes
-	watching   bool      // a goroutine looks at how large busy workers are
+	watching   bool      // a goroutine looks at how large workers are, see watchWorkers
+	newest     string    // see there
+	stray      []process // that cannot be told whose they are
+	zygotes    []int     // process ids
 
 	batching atomic.Bool // the function answers batches
 	cost     batchCost
@@ -78,6 +86,8 @@ type pool struct {
 	followed int            // calls sent behind others
 	returned int            // calls taken back
 	recycled map[string]int // by reason
+	killed   map[string]int // likewise
+	memory   *memoryWatch
 	sizes    [len(sizeBuckets)]int
 	batches  int
 	batched  int // calls in them
@@ -92,6 +102,12 @@ func newPool(o *Options) *pool {
 		cost:   batchCost{most: o.Workers.BatchMax, target: o.Workers.BatchLatency},
 
 		recycled: map[string]int{},
+		killed:   map[string]int{},
+		memory:   newMemoryWatch("/"),
+	}
+	if limit := processLimit("/"); limit > 0 && p.w.MaxProcesses > 0 {
+		// Beyond it this process could start no thread either, and would die of that.
+		p.w.MaxProcesses = max(1, min(p.w.MaxProcesses, int(limit/2)))
 	}
 	if !p.shared {
 		p.problem = fmt.Sprintf("threads is %d", o.Workers.Threads)
@@ -136,6 +152,7 @@ func (p *pool) run(ctx context.Context, ready func()) error {
 	p.ready = ready
 	tick := time.NewTicker(poolTick)
 	defer tick.Stop()
+	defer p.endStrays()
 	defer p.readers.Wait()
 	defer p.end()
 	backoff := minBackoff
@@ -175,7 +192,11 @@ func (p *pool) load(ctx context.Context) (*zygote, error) {
 		if err != nil {
 			return nil, err
 		}
-		l, err := z.load(ctx, p.o, shared)
+		p.mu.Lock()
+		p.zygotes = slices.DeleteFunc(p.zygotes, func(pid int) bool { _, alive := readProcess(pid); return !alive })
+		p.zygotes = append(p.zygotes, z.child.PID())
+		p.mu.Unlock()
+		l, err := z.load(ctx, p.o, shared, p.explain)
 		if err != nil {
 			z.stop()
 			return nil, err
@@ -229,7 +250,7 @@ func (p *pool) watch(ctx context.Context, z *zygote, tick <-chan time.Time) erro
 		select {
 		case f, ok := <-z.frames:
 			if !ok {
-				return &zygoteError{exitText(z.child.Wait())}
+				return &zygoteError{p.explain(exitText(z.child.Wait()))}
 			}
 			p.hear(f)
 		case <-tick:
@@ -316,19 +337,23 @@ func (p *pool) read(w *worker) {
 	p.mu.Unlock()
 	status := "retired"
 	if !expected {
-		status = w.ending()
+		status = p.explain(w.ending())
 	}
 	if reason != "" {
 		status = "it was killed, because " + reason
 	}
 	p.close(w, status)
 	p.onGone(w, status, err, expected)
+	p.endKin(w)
 }
 
 func (p *pool) onReady(w *worker, r ready) {
 	p.mu.Lock()
 	defer p.unlock()
-	w.greeted, w.async, w.many, w.pid = true, r.Async, max(1, r.Many), r.PID
+	w.greeted, w.async, w.many = true, r.Async, max(1, r.Many)
+	if w.pid == 0 {
+		w.pid = r.PID // or its parent says so in a moment
+	}
 	switch {
 	case r.Batch && p.w.BatchMax > 1:
 		w.batches = true
@@ -340,6 +365,13 @@ func (p *pool) onReady(w *worker, r ready) {
 	p.admit(w)
 }
 
+// explain adds to how a process has ended why that may have been.
+func (p *pool) explain(status string) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.memory.explain(status)
+}
+
 // admit makes a worker ready once it has said so itself and its parent has let
 // go of its socket: from then on its death ends the socket at once, and a call
 // that could be written was received by nobody but the worker. The caller holds
@@ -349,6 +381,7 @@ func (p *pool) admit(w *worker) {
 		return
 	}
 	w.ready, w.lastUsed = true, time.Now()
+	w.self, _ = readProcess(w.pid) // unknown processes are not looked at
 	p.failures = 0
 	if p.ready != nil {
 		p.ready()
@@ -523,7 +556,7 @@ func (p *pool) observeService(d time.Duration) {
 // serve counts a call that a worker is given.
 func (p *pool) serve(w *worker) {
 	w.served++
-	p.watchSizes()
+	p.watchWorkers()
 	if p.w.MaxRequests > 0 && w.served >= p.w.MaxRequests {
 		// Its last call. The successor starts now, to be there when it ends.
 		w.retiring = true
@@ -593,7 +626,7 @@ func (p *pool) tidy() {
 		case w.retiring || w.dead || w.outdated:
 		case !w.ready:
 			if now.Sub(w.started) > p.w.LoadTimeout {
-				p.killLocked(w, "it did not start in time")
+				p.killLocked(w, killTime, "it did not start in time")
 			}
 		case len(w.calls) == 0 && live > p.w.Min && now.Sub(w.lastUsed) > p.w.IdleTimeout:
 			p.retire(w)
@@ -631,58 +664,32 @@ func (p *pool) recycle(w *worker, now time.Time) {
 	p.fork()
 }
 
-// watchSizes has a goroutine look at how large workers are while they are
-// busy, and kill one that has twice the memory at which it would be replaced.
-// The caller holds the lock.
-func (p *pool) watchSizes() {
-	if p.w.MaxMemory == 0 || p.watching {
-		return
-	}
-	p.watching = true
-	p.readers.Go(func() {
-		tick := time.NewTicker(watchEvery)
-		defer tick.Stop()
-		for range tick.C {
-			if !p.killLarge() {
-				return
-			}
-		}
-	})
-}
-
-// killLarge reports whether it has to be called again.
-func (p *pool) killLarge() bool {
+// kill ends a worker now, in the middle of whatever it does. kind is the reason
+// for the metrics, why the same in words.
+func (p *pool) kill(w *worker, kind, why string) {
 	p.mu.Lock()
 	defer p.unlock()
-	p.watching = false
-	for _, w := range p.workers {
-		if len(w.calls) == 0 || w.dead || w.reason != "" {
-			continue
-		}
-		p.watching = true
-		if size := residentBytes(w.pid); size > 2*p.w.MaxMemory {
-			p.killLocked(w, fmt.Sprintf("it had %d MiB of memory, more than twice max_memory", size>>20))
-		}
-	}
-	return p.watching
+	p.killLocked(w, kind, why)
 }
 
-// kill ends a worker now, in the middle of whatever it does.
-func (p *pool) kill(w *worker, why string) {
-	p.mu.Lock()
-	defer p.unlock()
-	p.killLocked(w, why)
-}
-
-func (p *pool) killLocked(w *worker, why string) {
-	if w.dead {
-		return
+// condemn notes that a worker is being killed. The caller holds the lock, as
+// for killLocked.
+func (p *pool) condemn(w *worker, kind, why string) {
+	if w.reason == "" {
+		p.killed[kind]++
 	}
 	w.retiring, w.reason = true, why
 	if w.behind != nil {
 		p.cancel(w.behind) // should it come to it meanwhile
 	}
 	p.log.Warn("killing a worker", "pid", w.pid, "reason", why)
+}
+
+func (p *pool) killLocked(w *worker, kind, why string) {
+	if w.dead {
+		return
+	}
+	p.condemn(w, kind, why)
 	// Its parent knows best whether it still is who it was.
 	if w.zygote.ended() || w.zygote.kill(w.id) != nil {
 		w.killGroup()
@@ -754,6 +761,16 @@ func (p *pool) writeMetrics(out io.Writer) {
 	writeHelp(out, "pool_worker_replacements_total", "counter", "Workers replaced by a successor, by reason.")
 	for _, reason := range slices.Sorted(maps.Keys(p.recycled)) {
 		fmt.Fprintf(out, "pool_worker_replacements_total{reason=%q} %d\n", reason, p.recycled[reason])
+	}
+	started := len(p.stray)
+	for _, w := range p.workers {
+		started += len(w.kin)
+	}
+	writeHelp(out, "pool_processes", "gauge", "Processes that workers have started, as far as they have been seen.")
+	fmt.Fprintf(out, "pool_processes %d\n", started)
+	writeHelp(out, "pool_worker_kills_total", "counter", "Workers killed, by what they had too much of.")
+	for _, kind := range []string{killMemory, killProcesses, killTime} {
+		fmt.Fprintf(out, "pool_worker_kills_total{reason=%q} %d\n", kind, p.killed[kind])
 	}
 	p.writeBatchMetrics(out)
 }

@@ -481,12 +481,12 @@ func (p *pool) abandon(ctx context.Context, c *call) {
 	case expired && grace > 0:
 		deadline = time.Now().Add(grace)
 	case expired:
-		p.kill(w, why)
+		p.kill(w, killTime, why)
 		return
 	}
 	if !deadline.IsZero() {
 		// Set before anything is sent, which a worker that hangs would block.
-		timer := time.AfterFunc(time.Until(deadline), func() { p.kill(w, why) })
+		timer := time.AfterFunc(time.Until(deadline), func() { p.kill(w, killTime, why) })
 		defer timer.Stop()
 	}
 	w.send(frameCancel, c.id, nil)

@@ -35,6 +35,7 @@ type worker struct {
 
 	// Guarded by the pool's lock.
 	pid      int
+	self     process
 	greeted  bool // it has said that it is ready
 	forked   bool // its parent has said so
 	ready    bool // both: it takes calls
@@ -43,15 +44,16 @@ type worker struct {
 	batches  bool // it answers batches
 	calls    map[uint32]*call
 	lastID   uint32
-	front    *call    // of one that takes one at a time: the call that it is at
-	behind   *call    // and the one that it has been sent meanwhile
-	load     int      // how much of many is taken
-	running  []*batch // what it has been given, if it answers batches
-	reason   string   // why we have killed it
-	dead     bool     // its socket has ended
-	retiring bool     // gets no more calls and ends when the running ones have
-	settled  int64    // bytes resident after the first calls; zero until then
-	outdated bool     // to be replaced as soon as a successor is ready
+	front    *call     // of one that takes one at a time: the call that it is at
+	behind   *call     // and the one that it has been sent meanwhile
+	load     int       // how much of many is taken
+	running  []*batch  // what it has been given, if it answers batches
+	reason   string    // why we have killed it
+	dead     bool      // its socket has ended
+	retiring bool      // gets no more calls and ends when the running ones have
+	settled  int64     // bytes resident after the first calls; zero until then
+	outdated bool      // to be replaced as soon as a successor is ready
+	kin      []process // that it has started, as far as they have been seen
 	served   int
 	lastUsed time.Time
 
@@ -307,7 +309,7 @@ func (p *pool) killOver(c *call) {
 	p.mu.Lock()
 	defer p.unlock()
 	if c.running && c == c.w.front {
-		p.killLocked(c.w, "a call took too long")
+		p.killLocked(c.w, killTime, "a call took too long")
 	}
 }
 

@@ -97,7 +97,8 @@ func zygoteEnvironment(o *Options) []string {
 }
 
 // load greets the process, tells it what to load, and waits until it has.
-func (z *zygote) load(ctx context.Context, o *Options, shared bool) (loaded, error) {
+// explain says more of how it ended, should it end.
+func (z *zygote) load(ctx context.Context, o *Options, shared bool, explain func(string) string) (loaded, error) {
 	timeout := time.NewTimer(o.Workers.LoadTimeout)
 	defer timeout.Stop()
 	progress := time.NewTicker(loadProgress)
@@ -107,7 +108,7 @@ func (z *zygote) load(ctx context.Context, o *Options, shared bool) (loaded, err
 		select {
 		case f, ok := <-z.frames:
 			if !ok {
-				return loaded{}, fmt.Errorf("%s ended while the function was loading: %s", o.Process[0], exitText(z.child.Wait()))
+				return loaded{}, fmt.Errorf("%s ended while the function was loading: %s", o.Process[0], explain(exitText(z.child.Wait())))
 			}
 			switch f.kind {
 			case frameHello:

@@ -74,6 +74,7 @@ var variables = []variable{
 	{"max_memory", "`0`", "pool", "resident bytes beyond which a worker is replaced; at twice as many it is killed; `0`: never"},
 	{"max_growth", "`0`", "pool", "bytes that a worker may grow after its first ten calls until it is replaced; `0`: never"},
 	{"max_age", "`0`", "pool", "age at which a worker is replaced; `0`: never"},
+	{"max_processes", "`512`", "pool", "processes and threads of a worker, with all that it has started, beyond which it is killed with all of them; `0`: no limit"},
 	{"batch_max", "`32`", "pool", "calls that `handle_batch` is given together; `1`: none"},
 	{"batch_latency", "`0`", "pool", "what a call of a function with `handle_batch` should take; `0`: no target"},
 	{"handler_dir", "`function`", "pool", "the directory with `handler.py`"},

@@ -191,6 +191,12 @@ func (wd *Watchdog) Run(ctx context.Context) error {
 		defer stop()
 	}
 
+	if wd.o.Adopt {
+		if err := adoptOrphans(); err != nil {
+			wd.log.Debug("processes whose parent ends are not followed", "err", err)
+		}
+		background.Go(func() { buryOrphans(life) })
+	}
 	background.Go(func() {
 		wd.failure = wd.mode.run(life, func() { close(wd.ready) })
 		close(wd.failed)

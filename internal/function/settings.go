@@ -60,6 +60,9 @@ type Settings struct {
 	MaxGrowth Bytes `json:"max_growth,omitzero" default:"0" doc:"growth since its first calls at which a worker is replaced; 0: never"`
 	// MaxAge recycles a worker that is as old; 0 is never.
 	MaxAge Duration `json:"max_age,omitzero" default:"0s" doc:"age at which a worker is replaced; 0: never"`
+	// MaxProcesses bounds the processes and threads of one worker and of all
+	// that it has started; 0 is no limit.
+	MaxProcesses int `json:"max_processes,omitzero" default:"512" doc:"processes and threads of a worker, with all that it has started, beyond which it is killed with all of them; 0: no limit"`
 	// BatchMax bounds what handle_batch is given at a time.
 	BatchMax int `json:"batch_max,omitzero" default:"32" doc:"calls that a Python function's handle_batch is given together; 1: none"`
 	// BatchLatency is what a call of a function with handle_batch should take,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _POLL = 0.002  # seconds between looks at the probe
 _IDLE = 2.0  # seconds without using the processor, after which a probe hangs
+_RESERVED = 64  # processes and threads that workers leave to others of their user
 _LAST_WORDS = 0.1  # seconds that a process gets to say where it hangs
 # Exit statuses of a probe that has survived.
 _WARMUP_RAISED = 3
@@ -164,6 +165,7 @@ class _Zygote:
 
     def _become_worker(self, fd: int) -> int:
         self._control.sock.close()
+        _leave_processes()
         channel = ch.Channel(socket.socket(fileno=fd))
         function = self._function
         try:
@@ -353,6 +355,18 @@ def _fork(body: Callable[[], int]) -> int:
             sys.stderr.flush()
         finally:
             os._exit(status)
+
+
+def _leave_processes() -> None:
+    """Leave some of the processes that this user may have to the watchdog and the zygote, whatever the handler does."""
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+        if limit > 2 * _RESERVED:  # else it is none, or too small to be divided
+            resource.setrlimit(resource.RLIMIT_NPROC, (limit - _RESERVED, limit - _RESERVED))
+    except (ImportError, OSError, ValueError):
+        pass  # it is a precaution
 
 
 def _processor_ticks(pid: int) -> int:
