@@ -62,8 +62,9 @@ func TestAnnotationsOverrideEnvironmentOverridesDefaults(t *testing.T) {
 		Workers:     4,
 		WorkersMin:  1,
 		Threads:     1, WorkerThreads: 1,
-		MaxMemory: 64 << 20,
-		BatchMax:  32,
+		MaxMemory:    64 << 20,
+		BatchMax:     32,
+		MaxProcesses: 512,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
