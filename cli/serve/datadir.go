@@ -36,6 +36,10 @@ type dataDir struct {
 // Errors say what to do: fault.Exists when another process holds it,
 // fault.Invalid when it is not, or not any more, a directory for this program.
 func openDataDir(path string) (*dataDir, error) {
+	path, err := filepath.Abs(path) // replicas have working directories of their own
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
 	if err := os.MkdirAll(path, 0o711); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}

@@ -29,6 +29,19 @@ func TestADataDirectoryIsHeldByOneProcessAtATime(t *testing.T) {
 	again.Close()
 }
 
+func TestADataDirectoryMayBeNamedFromHere(t *testing.T) {
+	here := t.TempDir()
+	t.Chdir(here)
+	d, err := openDataDir("data")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if want := filepath.Join(here, "data"); d.path != want {
+		t.Errorf("the directory is %s, want %s", d.path, want)
+	}
+}
+
 func TestADataDirectoryOfAnotherKindIsRefused(t *testing.T) {
 	for name, files := range map[string]map[string]string{
 		"newer":     {"VERSION": "2\n"},
