@@ -343,7 +343,7 @@ func (a *Autoscaler) arm(ref function.Ref, s *state, p Policy, d Decision, sampl
 	case p.Type != function.ScaleCapacity || p.Fixed() || d.Desired >= p.Max || d.Bound == BoundRoom:
 		// More calls would change nothing before the next look.
 	default:
-		capacity := int(float64(sample.Ready+sample.Starting) * d.Inputs.Target * d.Inputs.Proportion)
+		capacity := int(float64(sample.Ready+sample.Starting) * d.Inputs.Target)
 		above = max(capacity-(calls-mine), mine+mine/4)
 		if calls > capacity && d.Desired <= sample.Desired && !s.asking {
 			s.due = s.readAt.Add(recheck)

@@ -1,8 +1,10 @@
 package autoscale
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -98,7 +100,7 @@ func Decide(now time.Time, p Policy, h *History) Decision {
 		d.Desired = min(max(d.Desired, p.Min), p.Max)
 		return d
 	}
-	d.Bursting = l.now >= p.BurstFactor*float64(max(1, s.Ready))*l.unit
+	d.Bursting = max(l.burst, l.atOnce) >= p.BurstFactor*l.capacity(max(1, s.Ready))
 	d.Recommended = l.replicas()
 	d.Formula = l.formula(p)
 	d.bound(p, h, s)
@@ -120,6 +122,9 @@ func (d *Decision) bound(p Policy, h *History, s Sample) {
 			n, d.Bound = bounded, b
 		}
 	}
+	// Whoever set a larger number by hand is not contradicted at once: it comes
+	// down when nobody needs it.
+	apply(min(n, p.Max), BoundMax)
 	apply(max(n, min(s.Floor, p.Max)), BoundAlert)
 	if n < s.Desired {
 		switch held := max(n, h.most(d.At, p.DownWindow)); {
@@ -139,7 +144,6 @@ func (d *Decision) bound(p Policy, h *History, s Sample) {
 		apply(max(n, min(most-p.StepDown, s.Desired)), BoundStepDown)
 	}
 	apply(max(n, p.Min), BoundMin)
-	apply(min(n, p.Max), BoundMax)
 	if s.Room != nil {
 		apply(min(n, max(s.Room.Replicas, s.Desired, 1)), BoundRoom)
 	}
@@ -151,15 +155,16 @@ type load struct {
 	known  bool
 	noun   string
 	stable float64 // mean over the stable window
-	now    float64 // the most of what is asked for lately
-	unit   float64 // what one replica is loaded to
+	burst  float64 // mean over the burst window, or a shorter one if that is more
+	atOnce float64 // of this moment; 0 where that does not count
 	target float64 // of one replica
+	share  float64 // of the target that means are to fill
 	capped bool    // target is the number of slots, which is less than what the labels say
 	soon   bool    // there is more to do, but replicas there are or that are starting will soon have done it
 }
 
 func measure(now time.Time, p Policy, h *History, s Sample) load {
-	l := load{target: p.Target}
+	l := load{target: p.Target, share: p.Proportion}
 	var value func(Sample) (float64, bool)
 	switch p.Type {
 	case function.ScaleRPS:
@@ -194,10 +199,9 @@ func measure(now time.Time, p Policy, h *History, s Sample) load {
 			l.target, l.capped = float64(s.Slots), true
 		}
 	}
-	l.unit = l.target * p.Proportion
-	l.stable, l.known = h.mean(now, p.Stable, value)
 	var recent bool
-	l.now, recent = h.mean(now, p.Burst, value)
+	l.stable, l.known = h.mean(now, p.Stable, value)
+	l.burst, recent = h.mean(now, p.Burst, value)
 	l.known = l.known && recent
 	if p.Type == function.ScaleCapacity {
 		l.known = true
@@ -211,25 +215,29 @@ func measure(now time.Time, p Policy, h *History, s Sample) load {
 // nor do those that pile up where the replicas there are, and those that are
 // starting, suffice for the calls that come.
 func (l *load) hurry(now time.Time, p Policy, h *History, s Sample, value func(Sample) (float64, bool)) {
-	atOnce := float64(s.InFlight + s.Waiting)
+	calls := float64(s.InFlight + s.Waiting)
 	if recent, ok := h.mean(now, patience, value); ok {
-		l.now = max(l.now, recent)
+		l.burst = max(l.burst, recent)
 	}
 	service, known := h.service(now, p.Stable)
 	served := func(limit time.Duration, replicas int) bool {
-		capacity := float64(replicas) * l.unit
-		excess := atOnce - capacity
-		return excess <= 0 || known && capacity > 0 && excess*service/capacity <= limit.Seconds()
+		slots := float64(replicas) * l.target
+		excess := calls - slots
+		return excess <= 0 || known && slots > 0 && excess*service/slots <= limit.Seconds()
 	}
 	if !served(patience, s.Ready) {
-		l.now = max(l.now, atOnce)
+		l.atOnce = calls
 	}
-	capacity := float64(s.Ready+s.Starting) * l.unit
 	rate, _ := h.mean(now, pilePatience, func(s Sample) (float64, bool) { return s.Rate, true })
-	if known && rate*service <= capacity && max(l.now, l.stable) > capacity && served(pilePatience, s.Ready+s.Starting) {
-		l.now, l.stable, l.soon = min(l.now, capacity), min(l.stable, capacity), true
+	all := s.Ready + s.Starting
+	if known && rate*service <= l.capacity(all) && l.replicas() > all && served(pilePatience, all) {
+		most := l.capacity(all)
+		l.stable, l.burst, l.atOnce, l.soon = min(l.stable, most), min(l.burst, most), min(l.atOnce, most), true
 	}
 }
+
+// capacity is the mean load that so many replicas are for.
+func (l load) capacity(replicas int) float64 { return float64(replicas) * l.target * l.share }
 
 // service returns how long a replica takes for a call, in seconds. It reports
 // false while no call has ended.
@@ -239,20 +247,50 @@ func (h *History) service(now time.Time, window time.Duration) (float64, bool) {
 	return busy / done, done > 0
 }
 
-// replicas is how many replicas the load needs.
-func (l load) replicas() int {
-	const tolerance = 1e-9 // of a division that should come out even
-	return int(math.Ceil(min(max(l.stable, l.now)/l.unit, math.MaxInt32) - tolerance))
+// need is one way to say how many replicas there should be.
+type need struct {
+	load     float64
+	when     string
+	each     float64
+	replicas int
 }
 
+// needs returns what the means ask for, and what this moment asks for. A mean
+// is to leave some reserve; at one moment every slot may be taken.
+func (l load) needs(p Policy) []need {
+	return []need{
+		newNeed(l.stable, "over "+p.Stable.String(), l.target*l.share),
+		newNeed(l.burst, "over "+p.Burst.String(), l.target*l.share),
+		newNeed(l.atOnce, "now", l.target),
+	}
+}
+
+func newNeed(load float64, when string, each float64) need {
+	const tolerance = 1e-9 // of a division that should come out even
+	return need{load, when, each, int(math.Ceil(min(load/each, math.MaxInt32) - tolerance))}
+}
+
+// most is the need for the most replicas, the earlier of several.
+func (l load) most(p Policy) need {
+	return slices.MaxFunc(l.needs(p), func(a, b need) int { return cmp.Compare(a.replicas, b.replicas) })
+}
+
+// replicas is how many replicas the load needs.
+func (l load) replicas() int { return l.most(Policy{}).replicas }
+
 func (l load) formula(p Policy) string {
-	return fmt.Sprintf("ceil(%s %s / (%s × %s)) = %d", number(max(l.stable, l.now)), l.noun, number(l.target), number(p.Proportion), l.replicas())
+	n := l.most(p)
+	each := number(l.target)
+	if n.each != l.target {
+		each = fmt.Sprintf("(%s × %s)", each, number(l.share))
+	}
+	return fmt.Sprintf("ceil(%s %s %s / %s) = %d", number(n.load), l.noun, n.when, each, n.replicas)
 }
 
 func (l load) inputs(p Policy, s Sample) Inputs {
 	return Inputs{
 		Type: p.Type, Target: l.target, Proportion: p.Proportion,
-		Stable: round(l.stable), Burst: round(l.now),
+		Stable: round(l.stable), Burst: round(max(l.burst, l.atOnce)),
 		InFlight: s.InFlight, Waiting: s.Waiting, CPU: s.CPU, Backlog: s.Backlog,
 		Ready: s.Ready, Starting: s.Starting, Slots: s.Slots,
 	}
@@ -261,19 +299,17 @@ func (l load) inputs(p Policy, s Sample) Inputs {
 // explain says in a sentence what was decided and why.
 func (d *Decision) explain(p Policy, h *History, s Sample, l load) string {
 	var b strings.Builder
-	window := fmt.Sprintf("a mean of %s over %s", number(l.stable), p.Stable)
-	if l.now > l.stable {
-		window = fmt.Sprintf("%s now or over %s", number(l.now), p.Burst)
-	}
-	fmt.Fprintf(&b, "%s: %s", l.noun, window)
+	n := l.most(p)
+	fmt.Fprintf(&b, "%s %s %s need %s for %s each", number(n.load), l.noun, n.when, plural(n.replicas, "replica", "replicas"), number(n.each))
 	switch {
 	case s.Desired == 0:
-		fmt.Fprintf(&b, "; %d %s for the function, which was asleep", s.Waiting, plural(s.Waiting, "call waits", "calls wait"))
+		fmt.Fprintf(&b, "; %s for the function, which was asleep", plural(s.Waiting, "call waits", "calls wait"))
 	case l.soon:
-		fmt.Fprintf(&b, "; %d wait, and will soon be served by %d ready and %d starting", s.Waiting, s.Ready, s.Starting)
+		fmt.Fprintf(&b, "; %s, and the %d that are ready and %d that are starting will soon have served what piled up",
+			plural(s.Waiting, "call waits", "calls wait"), s.Ready, s.Starting)
 	}
 	if l.capped {
-		fmt.Fprintf(&b, "; a replica handles %d at once, which is less than the target", s.Slots)
+		fmt.Fprintf(&b, "; a replica handles %d at once, less than the target", s.Slots)
 	}
 	switch d.Bound {
 	case BoundMin:
@@ -291,7 +327,7 @@ func (d *Decision) explain(p Policy, h *History, s Sample, l load) string {
 		if !d.Bursting {
 			left -= d.At.Sub(h.burst)
 		}
-		fmt.Fprintf(&b, "; no fewer during a burst, which lasts another %s", left.Round(time.Second))
+		fmt.Fprintf(&b, "; no fewer for another %s after a burst", left.Round(time.Second))
 	case BoundDownWindow:
 		fmt.Fprintf(&b, "; no fewer than were needed in the last %s", p.DownWindow)
 	case BoundMissing:
@@ -304,9 +340,9 @@ func (d *Decision) explain(p Policy, h *History, s Sample, l load) string {
 
 func plural(n int, one, many string) string {
 	if n == 1 {
-		return one
+		return "1 " + one
 	}
-	return many
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 // number writes f with what matters of its digits.

@@ -36,6 +36,8 @@ type world struct {
 	moves []move
 	peak  float64 // the most calls at once
 	lost  bool    // a sample was not taken
+	// unknown is when the last time ended about which nothing is known.
+	unknown time.Duration
 }
 
 type move struct {
@@ -103,6 +105,7 @@ func (w *world) serve() {
 func (w *world) look(at time.Duration) {
 	if w.blind(at) {
 		w.lost = true
+		w.unknown = at
 		return
 	}
 	w.reading.InFlight, w.reading.Waiting = len(w.inflight), w.waiting
@@ -113,7 +116,7 @@ func (w *world) look(at time.Duration) {
 	}
 	if w.lost {
 		s.Span = 0 // the counters of that time are gone with the gateway that had them
-		w.lost = false
+		w.lost, w.unknown = false, at
 	}
 	w.last, w.readAt = w.reading, w.now
 	w.history.Add(s)
@@ -196,6 +199,15 @@ var properties = []property{
 		for _, m := range w.moves {
 			if m.to > m.from && m.to > m.d.Recommended {
 				return fmt.Errorf("%v: %d, and the load asks for %d", m.at, m.to, m.d.Recommended)
+			}
+		}
+		return nil
+	}},
+	{"nothing is taken away while something is unknown about the windows", func(w *world) error {
+		for _, m := range w.moves {
+			since := m.at - w.unknown
+			if m.to < m.from && w.unknown > 0 && since < max(w.policy.DownWindow, w.policy.Stable) && since >= 0 {
+				return fmt.Errorf("%v: from %d to %d, %v after samples were missing", m.at, m.from, m.to, since)
 			}
 		}
 		return nil
@@ -283,17 +295,250 @@ func TestWhateverTheLoadTheNumberOfReplicasBehaves(t *testing.T) {
 
 func report(t *testing.T, name string, w *world) {
 	t.Helper()
+	problems := w.problems()
+	for _, p := range problems {
+		t.Errorf("%s: not true: %s", name, p)
+	}
+	if len(problems) > 0 || testing.Verbose() {
+		t.Logf("%s: at most %v calls at once; moves:%s", name, w.peak, w.story())
+	}
+}
+
+// problems returns which properties do not hold.
+func (w *world) problems() (all []string) {
 	for _, p := range properties {
 		if err := p.check(w); err != nil {
-			t.Errorf("%s: not true: %s: %v", name, p.name, err)
+			all = append(all, fmt.Sprintf("%s: %v", p.name, err))
 		}
 	}
-	if t.Failed() || testing.Verbose() {
-		var moves strings.Builder
-		for _, m := range w.moves {
-			fmt.Fprintf(&moves, "\n  %7v %2d → %2d %s %s [%s]", m.at, m.from, m.to, m.d.Formula, m.d.Reason, m.d.Bound)
+	return all
+}
+
+func (w *world) story() string {
+	var b strings.Builder
+	for _, m := range w.moves {
+		fmt.Fprintf(&b, "\n  %7v %2d → %2d %s; %s [%s]", m.at, m.from, m.to, m.d.Formula, m.d.Reason, m.d.Bound)
+	}
+	return b.String()
+}
+
+// Whoever changes the rules should know that the properties notice.
+func TestThePropertiesCatchRulesThatAreWrong(t *testing.T) {
+	for name, wrong := range map[string]func(time.Time, Policy, *History) Decision{
+		"follow the load of the moment": func(now time.Time, p Policy, h *History) Decision {
+			d := Decide(now, p, h)
+			s, _ := h.last()
+			d.Desired = max(p.Min, min(p.Max, s.InFlight+s.Waiting))
+			return d
+		},
+		"no window for scaling down": func(now time.Time, p Policy, h *History) Decision {
+			p.Stable, p.DownWindow = p.Burst, 0
+			return Decide(now, p, h)
+		},
+		"fewer during a burst": func(now time.Time, p Policy, h *History) Decision {
+			d := Decide(now, p, h)
+			if d.Bound == BoundBurst || d.Bound == BoundMissing || d.Bursting && d.Desired == d.Previous {
+				d.Desired = max(p.Min, min(d.Previous-1, p.Max))
+			}
+			return d
+		},
+		"forget the maximum": func(now time.Time, p Policy, h *History) Decision {
+			p.Max = 1000
+			return Decide(now, p, h)
+		},
+		"add what waits to what is starting already": func(now time.Time, p Policy, h *History) Decision {
+			d := Decide(now, p, h)
+			s, _ := h.last()
+			d.Desired = max(d.Desired, min(p.Max, s.Ready+s.Starting+s.Waiting))
+			return d
+		},
+		"take silence for peace": func(now time.Time, p Policy, h *History) Decision {
+			d := Decide(now, p, h)
+			if d.Bound == BoundMissing {
+				d.Desired = max(p.Min, d.Recommended)
+			}
+			return d
+		},
+	} {
+		caught := map[string]bool{}
+		for _, pattern := range patterns {
+			w := newWorld(policyForTests())
+			w.decide, w.blind = wrong, blindFor(100*time.Second, 20*time.Second)
+			w.run(3*time.Minute, pattern)
+			for _, p := range w.problems() {
+				caught[p] = true
+			}
 		}
-		t.Logf("%s: %d moves, at most %v calls at once%s", name, len(w.moves), w.peak, moves.String())
+		if len(caught) == 0 {
+			t.Errorf("%q is not noticed", name)
+		}
+	}
+}
+
+// blindFor makes that the time in which no sample is taken.
+func blindFor(from, span time.Duration) func(time.Duration) bool {
+	return func(at time.Duration) bool { return at >= from && at < from+span }
+}
+
+func TestASteadyLoadIsGivenWhatItNeedsAndNothingMoves(t *testing.T) {
+	for _, rate := range []float64{0.5, 5, 17, 35, 80, 250} {
+		w := newWorld(policyForTests())
+		w.run(3*time.Minute, steady(rate))
+		settled := len(w.moves)
+		w.run(10*time.Minute, steady(rate))
+		want := max(1, int(math.Ceil(rate*w.service.Seconds()/w.policy.Proportion-1e-9)))
+		if w.desired != want {
+			t.Errorf("%v calls of %v per second have %d replicas, want %d", rate, w.service, w.desired, want)
+		}
+		if n := len(w.moves) - settled; n > 0 {
+			t.Errorf("%v calls per second: %d moves after the first three minutes", rate, n)
+		}
+	}
+}
+
+func TestNothingIsTakenAwayForWantOfSamples(t *testing.T) {
+	for name, pattern := range patterns {
+		w := newWorld(policyForTests())
+		w.blind = blindFor(70*time.Second, 30*time.Second)
+		w.run(4*time.Minute, pattern)
+		report(t, name, w)
+	}
+}
+
+func TestABurstIsAnsweredAtOnceAndOutlastsALull(t *testing.T) {
+	w := newWorld(policyForTests())
+	w.run(time.Minute, steady(3))
+	before := w.desired
+	w.run(100*time.Millisecond, steady(300))
+	if w.desired <= 2*before {
+		t.Errorf("%d replicas after 100 ms of a hundred times the load", w.desired)
+	}
+	w.run(3*time.Second, steady(300))
+	high := w.desired
+	w.run(20*time.Second, steady(3))
+	if w.desired < high {
+		t.Errorf("from %d to %d within 20 s after a burst", high, w.desired)
+	}
+	w.run(2*time.Minute, steady(3))
+	if w.desired != before {
+		t.Errorf("%d replicas in the end, %d before", w.desired, before)
+	}
+}
+
+func TestManyShortCallsAtOnceAreNoReasonForMoreReplicas(t *testing.T) {
+	w := newWorld(policyForTests())
+	w.service = 10 * time.Millisecond
+	w.run(time.Minute, steady(5))
+	for range 30 { // eight at a time: one replica has served them after 80 ms
+		w.owed += 8
+		w.run(2*time.Second, steady(1))
+	}
+	if len(w.moves) > 0 {
+		t.Errorf("moves:%s", w.story())
+	}
+}
+
+func TestStepsAreLimitedWhereTheInstallationSaysSo(t *testing.T) {
+	p := policyForTests()
+	p.StepUp, p.StepDown = 4, 2
+	w := newWorld(p)
+	w.run(time.Minute, steady(200))
+	w.run(3*time.Minute, steady(1))
+	for i, m := range w.moves {
+		least, most := m.from, m.from
+		for _, before := range w.moves[:i] {
+			if m.at-before.at < p.Burst {
+				least, most = min(least, before.from), max(most, before.from)
+			}
+		}
+		if m.to > least+p.StepUp || m.to < most-p.StepDown {
+			t.Errorf("%v: from %d to %d, within %v of %d and %d", m.at, m.from, m.to, p.Burst, least, most)
+		}
+	}
+	if w.desired != 1 {
+		t.Errorf("%d in the end", w.desired)
+	}
+}
+
+func TestEveryTypeOfLoadHasItsFormula(t *testing.T) {
+	cpu, backlog := 700.0, 90
+	for _, tt := range []struct {
+		scale   function.Scale
+		sample  Sample
+		want    int
+		formula string
+	}{
+		{function.Scale{Type: function.ScaleCapacity, Max: 99}, Sample{Load: Load{Busy: 90, InFlight: 90}, Slots: 10}, 10, "ceil(90 calls in flight and waiting over 30s / (10 × 0.9)) = 10"},
+		{function.Scale{Type: function.ScaleCapacity, Max: 99}, Sample{Load: Load{Busy: 90, InFlight: 90}}, 2, "ceil(90 calls in flight and waiting over 30s / (50 × 0.9)) = 2"},
+		{function.Scale{Type: function.ScaleCapacity, Max: 99, Target: 100}, Sample{Load: Load{Busy: 90, InFlight: 90}, Slots: 10}, 10, "ceil(90 calls in flight and waiting over 30s / (10 × 0.9)) = 10"},
+		{function.Scale{Type: function.ScaleRPS, Max: 99, Target: 20, Proportion: 0.5}, Sample{Load: Load{Rate: 101}}, 11, "ceil(101 calls per second over 30s / (20 × 0.5)) = 11"},
+		{function.Scale{Type: function.ScaleRPS, Max: 99}, Sample{Load: Load{Rate: 91}}, 3, "ceil(91 calls per second over 30s / (50 × 0.9)) = 3"},
+		{function.Scale{Type: function.ScaleCPU, Max: 99, Target: 200, Proportion: 1}, Sample{CPU: &cpu}, 4, "ceil(700 thousandths of a core over 30s / 200) = 4"},
+		{function.Scale{Type: function.ScaleQueue, Max: 99, Target: 10, Proportion: 1}, Sample{Backlog: &backlog}, 9, "ceil(90 asynchronous calls over 30s / 10) = 9"},
+		{function.Scale{Type: function.ScaleCPU, Max: 99, Target: 200}, Sample{}, 3, ""}, // nothing is known: what there is stays
+	} {
+		var h History
+		s := tt.sample
+		s.At, s.Span, s.Desired, s.Ready = epoch, time.Minute, 3, 3
+		h.Add(s)
+		d := Decide(epoch, NewPolicy(tt.scale, Defaults{}), &h)
+		if d.Formula != tt.formula || tt.formula != "" && d.Recommended != tt.want || tt.formula == "" && d.Desired != tt.want {
+			t.Errorf("%+v: %d, %q; want %d, %q", tt.scale, d.Recommended, d.Formula, tt.want, tt.formula)
+		}
+	}
+}
+
+func TestRoomBoundsGrowthAndTakesNothingAway(t *testing.T) {
+	for _, tt := range []struct{ room, desired, want int }{{5, 2, 5}, {2, 2, 2}, {1, 4, 4}, {0, 0, 1}} {
+		var h History
+		s := Sample{
+			At: epoch, Span: time.Minute, Load: Load{InFlight: tt.desired, Waiting: 50, Busy: float64(tt.desired), Queued: 50},
+			Desired: tt.desired, Ready: tt.desired, Slots: 1, Room: &function.Room{Replicas: tt.room, Reason: "memory is short"},
+		}
+		h.Add(s)
+		d := Decide(epoch, policyForTests(), &h)
+		if d.Desired != tt.want || d.Bound != BoundRoom || !strings.Contains(d.Reason, "memory is short") {
+			t.Errorf("room for %d, and %d there: %+v", tt.room, tt.desired, d)
+		}
+	}
+}
+
+func TestDeadBandsOfFixedAndSleepingFunctions(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		scale   function.Scale
+		desired int
+		waiting int
+		want    int
+		bound   Bound
+	}{
+		{"fixed, under load", function.Scale{Min: 2, Max: 2}, 2, 50, 2, BoundFixed},
+		{"fixed, scaled by hand", function.Scale{Min: 2, Max: 2}, 5, 0, 5, BoundFixed},
+		{"fixed, woken", function.Scale{Min: 2, Max: 2}, 0, 50, 2, BoundFixed},
+		{"asleep", function.Scale{Max: 9}, 0, 0, 0, BoundAsleep},
+		{"woken by one", function.Scale{Max: 9}, 0, 1, 1, BoundNone},
+		{"woken by one, at least three", function.Scale{Min: 3, Max: 9}, 0, 1, 3, BoundMin},
+		{"woken by many", function.Scale{Max: 9}, 0, 50, 9, BoundMax},
+	} {
+		var h History
+		h.Add(Sample{At: epoch, Load: Load{Waiting: tt.waiting}, Desired: tt.desired, Ready: tt.desired, Slots: 1})
+		if d := Decide(epoch, NewPolicy(tt.scale, Defaults{}), &h); d.Desired != tt.want || d.Bound != tt.bound || d.Reason == "" {
+			t.Errorf("%s: %+v", tt.name, d)
+		}
+	}
+}
+
+func TestDecidingNothingIsKnownChangesNothing(t *testing.T) {
+	if d := Decide(epoch, policyForTests(), &History{}); d.Desired != 0 || d.Bound != BoundMissing {
+		t.Errorf("%+v", d)
+	}
+}
+
+func BenchmarkDecide(b *testing.B) {
+	w := newWorld(policyForTests())
+	w.run(10*time.Minute, patterns["slow sawtooth"])
+	for b.Loop() {
+		Decide(w.now, w.policy, &w.history)
 	}
 }
 

@@ -14,7 +14,8 @@ type History struct {
 	burst   time.Time
 }
 
-// A mark is how many replicas were thought to be needed at one moment.
+// A mark is how many replicas were thought to be needed at one moment, as far
+// as there could be so many, and how many there were to be.
 type mark struct {
 	at                   time.Time
 	recommended, desired int
@@ -70,14 +71,15 @@ func (h *History) Keep(d Decision) {
 	if d.Bursting {
 		h.burst = d.At
 	}
-	if n := len(h.marks); n > 1 && h.marks[n-1].same(d) && h.marks[n-2].same(d) {
-		h.marks[n-1].at = d.At
+	m := mark{d.At, min(d.Recommended, d.Desired), d.Desired}
+	if n := len(h.marks); n > 1 && h.marks[n-1].same(m) && h.marks[n-2].same(m) {
+		h.marks[n-1].at = m.at
 		return
 	}
-	h.marks = append(h.marks, mark{d.At, d.Recommended, d.Desired})
+	h.marks = append(h.marks, m)
 }
 
-func (m mark) same(d Decision) bool { return m.recommended == d.Recommended && m.desired == d.Desired }
+func (m mark) same(o mark) bool { return m.recommended == o.recommended && m.desired == o.desired }
 
 func (h *History) forget(now time.Time) {
 	old := func(at time.Time) bool { return now.Sub(at) > keep }
