@@ -93,6 +93,9 @@ func writeHelp(w io.Writer, name, kind, help string) {
 	fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
 }
 
+// metricCPU is what gateways scale by in the mode cpu.
+const metricCPU = "function_cpu_seconds_total"
+
 func (wd *Watchdog) serveMetricsText(w http.ResponseWriter, r *http.Request) {
 	if !isGet(w, r) {
 		return
@@ -101,5 +104,9 @@ func (wd *Watchdog) serveMetricsText(w http.ResponseWriter, r *http.Request) {
 	wd.metrics.write(w)
 	writeHelp(w, "http_requests_in_flight", "gauge", "Calls running now.")
 	fmt.Fprintf(w, "http_requests_in_flight %d\n", wd.calls.running())
+	if used, ok := cpuTime(); ok {
+		writeHelp(w, metricCPU, "counter", "Processor time that all processes of the replica have used.")
+		fmt.Fprintf(w, metricCPU+" %g\n", used.Seconds())
+	}
 	wd.mode.writeMetrics(w)
 }
