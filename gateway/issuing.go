@@ -55,7 +55,7 @@ func (g *Gateway) issuingRoutes(r *mux.Router) {
 	r.Path(jwksPath).Methods("GET", "HEAD").Handler(open(g.answerKeys))
 	if g.o.Tokens != nil {
 		exchange := web.Bound(g.o.ReadTimeout, g.o.WriteTimeout, http.HandlerFunc(g.exchange))
-		r.Path(tokenPath).Methods("POST").Handler(web.IdentifyCalls(g.accessLog(web.Changes, web.Recover(g.o.Log, exchange))))
+		r.Path(tokenPath).Methods("POST").Handler(g.throttled(web.IdentifyCalls(g.accessLog(web.Changes, web.Recover(g.o.Log, exchange)))))
 	}
 }
 
