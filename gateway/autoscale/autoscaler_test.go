@@ -56,7 +56,7 @@ func inTime(t *testing.T, labels map[string]string, o Options, f func(t *testing
 		var running sync.WaitGroup
 		running.Go(func() { _ = p.a.Run(ctx) })
 		p.set(scale.Min)
-		time.Sleep(p.start)
+		time.Sleep(2 * p.start) // the first ones are ready
 		f(t, p)
 		cancel()
 		running.Wait()
