@@ -13,9 +13,10 @@
 //	calls      GRAPHENE_CALLS      what is to be run, a subject per queue and function
 //	later      GRAPHENE_LATER      what waits for its next try
 //	records    GRAPHENE_RECORDS    state and result of calls, one message each
+//	done       GRAPHENE_DONE       the same of calls that went well at once, several in a message
 //	dead       GRAPHENE_DEAD       calls that failed for good, with their bodies
 //	callbacks  GRAPHENE_CALLBACKS  results on their way to those who want to be told
-//	batches    GRAPHENE_BATCHES    how far a batch was accepted
+//	batches    GRAPHENE_BATCHES    how far a batch was accepted, and where its calls are
 //	results    GRAPHENE_RESULTS    results of batches, in the order they came
 //
 // Bodies too large for a message lie in two object stores and travel by name.
@@ -51,6 +52,7 @@ const (
 	callsStream     = "GRAPHENE_CALLS"
 	laterStream     = "GRAPHENE_LATER"
 	recordsStream   = "GRAPHENE_RECORDS"
+	doneStream      = "GRAPHENE_DONE"
 	deadStream      = "GRAPHENE_DEAD"
 	callbacksStream = "GRAPHENE_CALLBACKS"
 	batchesStream   = "GRAPHENE_BATCHES"
@@ -65,9 +67,10 @@ const (
 	callsSubject     = "graphene.call."     // QUEUE.NAMESPACE.NAME
 	laterSubject     = "graphene.later."    // the same, or callback.NAMESPACE.NAME
 	recordsSubject   = "graphene.record."   // ID
+	doneSubject      = "graphene.done."     // BLOCK
 	deadSubject      = "graphene.dead."     // NAMESPACE.NAME.ID
 	callbacksSubject = "graphene.callback." // NAMESPACE.NAME
-	batchesSubject   = "graphene.batch."    // ID
+	batchesSubject   = "graphene.batch."    // ID, or ID.WINDOW
 	resultsSubject   = "graphene.result."   // BATCH.OUTCOME
 
 	hintSubject   = "graphene.hint"   // core message: a subject of the calls stream has a message
@@ -135,8 +138,8 @@ type Queue struct {
 	js jetstream.JetStream
 
 	// Set before opened is closed.
-	calls, later, records, dead, callbacks, batches, results jetstream.Stream
-	requests, responses                                      jetstream.ObjectStore
+	calls, later, records, done, dead, callbacks, batches, results jetstream.Stream
+	requests, responses                                            jetstream.ObjectStore
 
 	opening sync.Mutex // held while the streams are made
 	opened  chan struct{}
@@ -248,6 +251,9 @@ func (q *Queue) open(ctx context.Context) error {
 		{&q.records, jetstream.StreamConfig{
 			Name: recordsStream, Subjects: []string{recordsSubject + ">"},
 			MaxMsgsPerSubject: 1, MaxMsgs: o.MaxRecords, MaxAge: o.ResultAge,
+		}},
+		{&q.done, jetstream.StreamConfig{
+			Name: doneStream, Subjects: []string{doneSubject + ">"}, MaxMsgs: o.MaxRecords, MaxAge: o.ResultAge,
 		}},
 		{&q.dead, jetstream.StreamConfig{
 			Name: deadStream, Subjects: []string{deadSubject + ">"}, MaxMsgsPerSubject: 1, MaxAge: o.DeadAge,

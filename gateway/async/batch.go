@@ -3,6 +3,7 @@ package async
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -118,11 +119,16 @@ func (q *Queue) fill(ctx context.Context, b *Batch, s Submission, from int, next
 	if b.Complete {
 		return nil
 	}
+	sending, err := q.newPipe()
+	if err != nil {
+		return err
+	}
+	defer sending.close()
 	saved := time.Now()
 	for index, end := from, false; !end; {
 		var window []*job
 		var failed error
-		for len(window) < batchWindow && failed == nil && !end {
+		for failed == nil && !end && (len(window) == 0 || index%batchWindow != 0) {
 			document, err := next()
 			switch {
 			case errors.Is(err, io.EOF):
@@ -141,7 +147,10 @@ func (q *Queue) fill(ctx context.Context, b *Batch, s Submission, from int, next
 				index++
 			}
 		}
-		if err := q.publishAll(ctx, window); err != nil {
+		if err := q.publishAll(ctx, sending, window); err != nil {
+			return errors.Join(err, q.keep(ctx, b))
+		}
+		if err := q.savePlaces(ctx, b, window); err != nil {
 			return errors.Join(err, q.keep(ctx, b))
 		}
 		b.Accepted += len(window)
@@ -187,7 +196,7 @@ func (q *Queue) item(ctx context.Context, b *Batch, s Submission, index int, doc
 
 // publishAll stores the calls of a window, together. It waits while the
 // backlog is full: whoever sends a batch sends slower, then.
-func (q *Queue) publishAll(ctx context.Context, window []*job) error {
+func (q *Queue) publishAll(ctx context.Context, sending *pipe, window []*job) error {
 	for len(window) > 0 {
 		if err := q.o.Room(); err != nil {
 			return err
@@ -202,9 +211,10 @@ func (q *Queue) publishAll(ctx context.Context, window []*job) error {
 		}
 		var full []*job
 		var failed error
-		for i, err := range q.storeAll(ctx, messages) {
-			switch err = refused(err); {
+		for i, s := range sending.store(ctx, messages) {
+			switch err := refused(s.err); {
 			case err == nil:
+				window[i].place = s.seq
 				q.o.Meter.Submitted(window[i].Queue)
 			case errors.Is(err, fault.Busy):
 				full = append(full, window[i])
@@ -227,21 +237,27 @@ func (q *Queue) publishAll(ctx context.Context, window []*job) error {
 	return nil
 }
 
+// short returns what a batch's result needs of c.
+func short(c *Call) *Call {
+	s := *c
+	s.Header, s.Tries = nil, nil
+	if c.State != Done && len(c.Tries) > 0 {
+		s.Tries = c.Tries[len(c.Tries)-1:]
+	}
+	return &s
+}
+
+// resultSubject returns where what c came to, an item of a batch, is stored.
+func resultSubject(c *Call) string { return resultsSubject + c.Batch + "." + string(c.State) }
+
 // putResult stores what an item of a batch came to.
 func (q *Queue) putResult(ctx context.Context, c *Call, index int, body []byte) error {
-	short := *c
-	short.Header, short.Tries = nil, nil
-	if c.State != Done && len(c.Tries) > 0 {
-		short.Tries = c.Tries[len(c.Tries)-1:]
-	}
-	text, err := json.Marshal(short)
+	record, err := short(c).encode()
 	if err != nil {
 		return fmt.Errorf("write result of call %s: %w", c.ID, err)
 	}
-	m := &nats.Msg{Subject: resultsSubject + c.Batch + "." + string(c.State), Header: nats.Header{
-		headerIndex: {strconv.Itoa(index)}, headerRecord: {string(text)},
-	}, Data: body}
-	if _, err := q.store(ctx, m); err != nil {
+	messages, _ := bundles([]ending{{subject: resultSubject(c), index: index, record: record, answer: body}})
+	if _, err := q.store(ctx, messages[0]); err != nil {
 		return refused(fmt.Errorf("store result of call %s: %w", c.ID, err))
 	}
 	return nil
@@ -249,7 +265,7 @@ func (q *Queue) putResult(ctx context.Context, c *Call, index int, body []byte) 
 
 // forgetFailure says that an item of a batch that failed is tried again.
 func (q *Queue) forgetFailure(ctx context.Context, j *job) error {
-	return q.putResult(ctx, &Call{ID: j.ID, Batch: j.Batch, State: resultRetry}, j.Index, nil)
+	return q.putResult(ctx, &Call{ID: j.ID, Batch: j.Batch, Index: j.Index, State: resultRetry}, j.Index, nil)
 }
 
 // An index knows where in the results stream the results of one batch are. It
@@ -310,7 +326,9 @@ func (i *index) update(ctx context.Context, q *Queue, b *Batch) error {
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: max(i.next, info.State.FirstSeq),
 	}, func(m jetstream.Msg) bool {
 		if meta, err := m.Metadata(); err == nil {
-			i.add(m.Headers().Get(headerIndex), m.Subject(), meta.Sequence.Stream, b.Accepted+batchWindow)
+			for number := range strings.SplitSeq(m.Headers().Get(headerIndex), ",") {
+				i.add(number, m.Subject(), meta.Sequence.Stream, b.Accepted+batchWindow)
+			}
 		}
 		return true
 	})
@@ -395,17 +413,12 @@ func (q *Queue) findItem(ctx context.Context, id, batch string, index int) (*Cal
 		}
 		return c, nil, nil
 	}
-	m, err := q.results.GetMsg(ctx, place)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, nil, fault.NotFound.Errorf("the result of call %s is not kept any more", id)
-	}
+	r := resultReader{q: q}
+	c, answer, err := r.read(ctx, place, index)
 	if err != nil {
-		return nil, nil, unavailable(fmt.Errorf("find call %s: %w", id, err))
+		return nil, nil, fmt.Errorf("find call %s: %w", id, err)
 	}
-	if c, err = readRecord(m.Header, 0); err != nil {
-		return nil, nil, err
-	}
-	return c, m.Data, nil
+	return c, answer, nil
 }
 
 // place returns where the result of one item of b is; 0 if it has none.
@@ -419,24 +432,72 @@ func (q *Queue) place(ctx context.Context, b *Batch, index int) (uint64, error) 
 	return i.place[index], nil
 }
 
-// itemMessage returns the place in the calls stream of an item of a batch that
-// waits; 0 if it is not there. It reads the function's waiting calls one by
-// one, as a work queue has no other readers than its workers.
-func (q *Queue) itemMessage(ctx context.Context, c *Call) (uint64, error) {
-	filter := jetstream.WithGetMsgSubject(callsSubject + subject(c.Queue, c.Ref()))
-	for seq := uint64(1); ; seq++ {
-		m, err := q.calls.GetMsg(ctx, seq, filter)
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return 0, nil
-		}
-		if err != nil {
-			return 0, unavailable(fmt.Errorf("find call %s: %w", c.ID, err))
-		}
-		if m.Header.Get(headerCall) == c.ID {
-			return m.Sequence, nil
-		}
-		seq = m.Sequence
+// savePlaces notes where in the calls stream the items of a window are, so
+// that one of them is found without reading the others. Windows do not cross
+// multiples of batchWindow; one that was broken off is completed by the next.
+func (q *Queue) savePlaces(ctx context.Context, b *Batch, window []*job) error {
+	if len(window) == 0 {
+		return nil
 	}
+	var places []byte
+	if skip := window[0].Index % batchWindow; skip > 0 {
+		had, err := q.windowPlaces(ctx, b.ID, window[0].Index)
+		if err != nil {
+			return err
+		}
+		for i := range skip {
+			place := uint64(0) // unknown
+			if i < len(had) {
+				place = had[i]
+			}
+			places = binary.AppendUvarint(places, place)
+		}
+	}
+	for _, j := range window {
+		places = binary.AppendUvarint(places, j.place)
+	}
+	m := &nats.Msg{Subject: windowSubject(b.ID, window[0].Index), Data: places}
+	if _, err := q.store(ctx, m); err != nil {
+		return refused(fmt.Errorf("store where batch %s is: %w", b.ID, err))
+	}
+	return nil
+}
+
+// windowSubject returns under which subject the places are of the window that
+// an item is in.
+func windowSubject(batch string, index int) string {
+	return batchesSubject + batch + "." + strconv.Itoa(index/batchWindow)
+}
+
+// windowPlaces returns the places of the window that an item is in, as far as
+// they are known.
+func (q *Queue) windowPlaces(ctx context.Context, batch string, index int) ([]uint64, error) {
+	m, err := q.batches.GetLastMsgForSubject(ctx, windowSubject(batch, index))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("read where batch %s is: %w", batch, err))
+	}
+	var places []uint64
+	for text := m.Data; len(text) > 0; {
+		place, n := binary.Uvarint(text)
+		if n <= 0 {
+			return nil, fmt.Errorf("read where batch %s is: it is broken", batch)
+		}
+		places, text = append(places, place), text[n:]
+	}
+	return places, nil
+}
+
+// itemPlace returns the place in the calls stream where an item of a batch was
+// put; 0 is unknown.
+func (q *Queue) itemPlace(ctx context.Context, batch string, index int) (uint64, error) {
+	places, err := q.windowPlaces(ctx, batch, index)
+	if i := index % batchWindow; err == nil && i < len(places) {
+		return places[i], nil
+	}
+	return 0, err
 }
 
 // A BatchResult is one line of a batch's result.
@@ -449,26 +510,71 @@ type BatchResult struct {
 	Error  string          `json:"error,omitempty"`
 }
 
-// readResult returns the line for the result at seq.
-func (q *Queue) readResult(ctx context.Context, seq uint64) (BatchResult, error) {
-	m, err := q.results.GetMsg(ctx, seq)
-	if err != nil {
-		return BatchResult{}, unavailable(fmt.Errorf("read a result: %w", err))
+// A resultReader reads results of batches. It remembers the messages it read
+// last, since those of neighbours are often in the same.
+type resultReader struct {
+	q    *Queue
+	held map[uint64]map[int]result // by place and index
+	size int                       // bytes of the messages
+}
+
+type result struct{ record, answer []byte }
+
+// maxResults bounds what a resultReader remembers, in bytes.
+const maxResults = 8 << 20
+
+// read returns an item of a batch from the message at place, and the body of
+// its answer if that is not in the object store.
+func (r *resultReader) read(ctx context.Context, place uint64, index int) (*Call, []byte, error) {
+	if r.held[place] == nil {
+		m, err := r.q.results.GetMsg(ctx, place)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil, nil, fault.NotFound.Errorf("its result is not kept any more")
+		}
+		if err != nil {
+			return nil, nil, unavailable(fmt.Errorf("read a result: %w", err))
+		}
+		if r.size += len(m.Data); r.size > maxResults || r.held == nil {
+			r.held, r.size = map[uint64]map[int]result{}, len(m.Data)
+		}
+		all := map[int]result{}
+		numbers := strings.Split(m.Header.Get(headerIndex), ",")
+		err = eachEnding(m.Data, func(record, answer []byte) bool {
+			if n, err := strconv.Atoi(numbers[0]); err == nil {
+				all[n] = result{record, answer}
+			}
+			numbers = numbers[1:]
+			return len(numbers) > 0
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		r.held[place] = all
 	}
-	c, err := readRecord(m.Header, seq)
+	one, ok := r.held[place][index]
+	if !ok {
+		return nil, nil, fault.Internal.Errorf("the results at %d lack item %d", place, index)
+	}
+	c := &Call{}
+	if err := json.Unmarshal(one.record, c); err != nil {
+		return nil, nil, fmt.Errorf("read a result: %w", err)
+	}
+	return c, one.answer, nil
+}
+
+// line returns the line of a batch's result for the item whose result is in
+// the message at place.
+func (r *resultReader) line(ctx context.Context, place uint64, index int) (BatchResult, error) {
+	c, body, err := r.read(ctx, place, index)
 	if err != nil {
 		return BatchResult{}, err
 	}
-	line := BatchResult{State: c.State, Status: c.Status}
-	if line.Index, err = strconv.Atoi(m.Header.Get(headerIndex)); err != nil {
-		return BatchResult{}, fmt.Errorf("read a result: %w", err)
-	}
+	line := BatchResult{Index: index, State: c.State, Status: c.Status}
 	if len(c.Tries) > 0 {
 		line.Error = c.Tries[len(c.Tries)-1].Reason
 	}
-	body := m.Data
 	if c.Object != "" {
-		if body, err = q.responses.GetBytes(ctx, c.Object); err != nil {
+		if body, err = r.q.responses.GetBytes(ctx, c.Object); err != nil {
 			line.Error = "the result is not kept any more"
 		}
 	}
@@ -584,8 +690,9 @@ func (a *API) batchResult(w http.ResponseWriter, r *http.Request, id string) err
 	w.WriteHeader(http.StatusOK)
 	lines := json.NewEncoder(w)
 	lines.SetEscapeHTML(false)
-	for _, seq := range places {
-		line, err := a.q.readResult(r.Context(), seq)
+	results := resultReader{q: a.q}
+	for i, place := range places {
+		line, err := results.line(r.Context(), place, from+i)
 		if err == nil {
 			err = lines.Encode(line)
 		}

@@ -364,26 +364,32 @@ func (a *API) Routes() []Route {
 // maxPage bounds a page of a listing.
 const maxPage = 1000
 
-// list answers with a page of calls. The last one's submitted is what the next
-// page's before says.
+// headerNext names, on a page of a listing, the cursor of the next.
+const headerNext = "X-Next-Cursor"
+
+// list answers with a page of calls, and says in a header where the next
+// begins, if there is one.
 func (a *API) list(w http.ResponseWriter, r *http.Request) error {
 	f, err := readFilter(r.URL.Query())
 	if err != nil {
 		return err
 	}
-	calls, err := a.q.List(r.Context(), f)
+	page, err := a.q.List(r.Context(), f)
 	if err != nil {
 		return err
 	}
-	if calls == nil {
-		calls = []*Call{}
+	if page.Next != "" {
+		w.Header().Set(headerNext, page.Next)
 	}
-	web.WriteJSON(w, http.StatusOK, calls)
+	if page.Calls == nil {
+		page.Calls = []*Call{}
+	}
+	web.WriteJSON(w, http.StatusOK, page.Calls)
 	return nil
 }
 
 func readFilter(query url.Values) (Filter, error) {
-	f := Filter{State: State(query.Get("state"))}
+	f := Filter{State: State(query.Get("state")), Cursor: query.Get("cursor")}
 	if name := query.Get("function"); name != "" {
 		ref, err := function.ParseRef(name, function.DefaultNamespace)
 		if err != nil {
@@ -394,7 +400,7 @@ func readFilter(query url.Values) (Filter, error) {
 	if f.State != "" && !slices.Contains(States(), f.State) {
 		return f, fault.Invalid.Errorf("state is %q, want one of %v", f.State, States())
 	}
-	for name, at := range map[string]*time.Time{"since": &f.Since, "until": &f.Until, "before": &f.Before} {
+	for name, at := range map[string]*time.Time{"since": &f.Since, "until": &f.Until} {
 		text := query.Get(name)
 		if text == "" {
 			continue

@@ -27,6 +27,7 @@ type delivery struct {
 	msg       jetstream.Msg
 	seq       uint64
 	suspect   bool // it may have been run before
+	leaving   bool // the settler has it
 	cancelled bool // guarded by the worker's mu
 	stop      context.CancelFunc
 	span      *trace.Span // of the try that runs

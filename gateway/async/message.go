@@ -44,6 +44,7 @@ type job struct {
 	Keyed     bool
 	Batch     string
 	Index     int
+	place     uint64 // in the calls stream, once it is there; set for items of a batch
 }
 
 // A Try is one attempt at a call, as it is shown.

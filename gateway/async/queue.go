@@ -1,7 +1,6 @@
 package async
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,11 +11,15 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 )
+
+// askForAll asks workers which calls they run.
+const askForAll = "*"
 
 // askTime is how long workers have to say that they run a call.
 const askTime = 25 * time.Millisecond
@@ -64,9 +67,15 @@ func (q *Queue) find(ctx context.Context, id string) (*Call, []byte, error) {
 	if batch, index, ok := parseItem(id); ok {
 		return q.findItem(ctx, id, batch, index)
 	}
+	if c, body, err := q.bundled(ctx, id); !isNotFound(err) {
+		return c, body, err
+	}
 	j, err := q.waiting(ctx, id)
-	if isNotFound(err) {
-		return q.record(ctx, id) // it may have ended between the two looks
+	if isNotFound(err) { // it may have ended between the two looks
+		if c, body, err := q.record(ctx, id); !isNotFound(err) {
+			return c, body, err
+		}
+		return q.bundled(ctx, id)
 	}
 	if err != nil {
 		return nil, nil, err
@@ -117,11 +126,18 @@ func (q *Queue) Await(ctx context.Context, id string) (*Call, error) {
 		return c, err
 	}
 	id = c.ID
-	sub, err := q.nc.SubscribeSync(recordsSubject + id)
-	if err != nil {
-		return nil, unavailable(err)
+	stored := make(chan *nats.Msg, 2*blockSize) // never full, which the client would complain of
+	subjects := []string{recordsSubject + id}
+	if place, ok := sequence(id); ok {
+		subjects = append(subjects, block(place))
 	}
-	defer func() { _ = sub.Unsubscribe() }() // the connection may be gone
+	for _, s := range subjects {
+		sub, err := q.nc.ChanSubscribe(s, stored)
+		if err != nil {
+			return nil, unavailable(err)
+		}
+		defer func() { _ = sub.Unsubscribe() }() // the connection may be gone
+	}
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		// A subscriber hears of a record before it can be read, so a record may
 		// fall between the two; and messages can be lost. The record is looked
@@ -132,9 +148,11 @@ func (q *Queue) Await(ctx context.Context, id string) (*Call, error) {
 		if err != nil || c.State.Ended() || ctx.Err() != nil {
 			return c, err
 		}
-		next, cancel := context.WithTimeout(ctx, pause)
-		_, _ = sub.NextMsgWithContext(next) // the record itself is read again
-		cancel()
+		select {
+		case <-stored: // the record itself is read again
+		case <-time.After(pause):
+		case <-ctx.Done():
+		}
 	}
 }
 
@@ -177,6 +195,13 @@ func (q *Queue) Cancel(ctx context.Context, id string) error {
 	case err != nil:
 		return err
 	}
+	// The record of a call that went well at once is not one of its own.
+	if _, _, err := q.bundled(ctx, c.ID); err == nil {
+		if err := deleteMessage(ctx, q.records, c.seq); err != nil {
+			return unavailable(err)
+		}
+		return fault.Exists.Errorf("call %s has ended", id)
+	}
 	// From here on the call is not started again. What follows frees its place.
 	if err := q.nc.Publish(cancelSubject, []byte(c.ID)); err != nil {
 		return unavailable(err)
@@ -193,7 +218,7 @@ func (q *Queue) Cancel(ctx context.Context, id string) error {
 		return nil // its reader finds the record
 	case seq != 0:
 	case item:
-		if seq, err = q.itemMessage(ctx, c); err != nil {
+		if seq, err = q.itemPlace(ctx, c.Batch, index); err != nil {
 			return err
 		}
 	default:
@@ -329,94 +354,6 @@ func (q *Queue) Queues(ctx context.Context) ([]QueueInfo, error) {
 	return all, nil
 }
 
-// A Filter picks calls.
-type Filter struct {
-	Function string // NAME.NAMESPACE; "" is any
-	State    State  // "" is any
-	Since    time.Time
-	Until    time.Time // zero is now
-	Limit    int       // 0 is 50
-	Before   time.Time // only calls submitted before: the last one of the page before
-}
-
-func (f Filter) picks(c *Call) bool {
-	return (f.Function == "" || c.Function == f.Function) &&
-		(f.State == "" || c.State == f.State) &&
-		!c.Submitted.Before(f.Since) &&
-		(f.Until.IsZero() || !c.Submitted.After(f.Until)) &&
-		(f.Before.IsZero() || c.Submitted.Before(f.Before))
-}
-
-// maxScan bounds how many waiting calls a listing reads.
-const maxScan = 2000
-
-// eachWaiting calls each for the first calls of the calls stream.
-func (q *Queue) eachWaiting(ctx context.Context, f Filter, each func(*job)) error {
-	filter := callsSubject + ">"
-	if f.Function != "" {
-		name, namespace, _ := strings.Cut(f.Function, ".")
-		filter = callsSubject + "*." + namespace + "." + name
-	}
-	seq := uint64(1)
-	for range maxScan {
-		m, err := q.calls.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(filter))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return nil
-		}
-		if err != nil {
-			return unavailable(err)
-		}
-		if j, err := decode(strings.TrimPrefix(m.Subject, callsSubject), m.Header, m.Data, m.Sequence); err == nil {
-			each(j)
-		}
-		seq = m.Sequence + 1
-	}
-	return nil
-}
-
-// List returns the newest calls that f picks, newest first: those with a
-// record, and of those that wait the first ones.
-func (q *Queue) List(ctx context.Context, f Filter) ([]*Call, error) {
-	f.Limit = cmp.Or(f.Limit, 50)
-	var picked []*Call
-	add := func(c *Call) {
-		if !f.picks(c) {
-			return
-		}
-		// Sorted and cut from time to time, so that a long listing needs
-		// little memory.
-		if picked = append(picked, c); len(picked) >= 4*f.Limit+1000 {
-			picked = newest(picked, f.Limit)
-		}
-	}
-	seen := map[string]bool{}
-	err := q.scan(ctx, recordsStream, jetstream.OrderedConsumerConfig{HeadersOnly: true}, func(m jetstream.Msg) bool {
-		if c, err := readRecord(m.Headers(), 0); err == nil {
-			if !c.State.Ended() {
-				seen[c.ID] = true
-			}
-			add(c)
-		}
-		return true
-	})
-	if err != nil {
-		return nil, err
-	}
-	if f.State == "" || f.State == Queued {
-		err = q.eachWaiting(ctx, f, func(j *job) {
-			if !seen[j.ID] {
-				add(j.call(Queued))
-			}
-		})
-	}
-	return newest(picked, f.Limit), err
-}
-
-func newest(calls []*Call, n int) []*Call {
-	slices.SortFunc(calls, func(a, b *Call) int { return cmp.Or(b.Submitted.Compare(a.Submitted), strings.Compare(b.ID, a.ID)) })
-	return calls[:min(n, len(calls))]
-}
-
 // Retry puts a dead letter back into the queue, as if it were new. Errors are
 // fault.NotFound.
 func (q *Queue) Retry(ctx context.Context, id string) error {
@@ -450,11 +387,7 @@ func (q *Queue) deadLetter(ctx context.Context, id string) (*jetstream.RawStream
 }
 
 func (q *Queue) retry(ctx context.Context, m *jetstream.RawStreamMsg) error {
-	parts := strings.Split(strings.TrimPrefix(m.Subject, deadSubject), ".")
-	if len(parts) != 3 {
-		return fmt.Errorf("a dead letter has the subject %q", m.Subject)
-	}
-	j, err := decode(m.Header.Get(headerQueue)+"."+parts[0]+"."+parts[1], m.Header, m.Data, 0)
+	j, err := readDeadLetter(m.Subject, m.Header, m.Data)
 	if err != nil {
 		return err
 	}

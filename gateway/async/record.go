@@ -45,6 +45,7 @@ type Call struct {
 	State     State      `json:"state"`
 	CallID    string     `json:"callId,omitempty"` // what the caller called it
 	Batch     string     `json:"batch,omitempty"`
+	Index     int        `json:"index,omitempty"` // which document of the batch
 	Submitted time.Time  `json:"submitted"`
 	Started   *time.Time `json:"started,omitempty"` // of the latest try
 	Ended     *time.Time `json:"ended,omitempty"`
@@ -70,6 +71,9 @@ func (c *Call) Ref() function.Ref {
 	return function.Ref{Name: name, Namespace: namespace}
 }
 
+// encode returns c as it is stored.
+func (c *Call) encode() ([]byte, error) { return json.Marshal(c) }
+
 // errConflict says that a record is not the one it was.
 var errConflict = errors.New("the record was changed by somebody else")
 
@@ -79,7 +83,7 @@ const anyRecord = ^uint64(0)
 // putRecord stores c with the body of its answer. A last other than anyRecord
 // is the sequence that the record must have, 0 for none: else errConflict.
 func (q *Queue) putRecord(ctx context.Context, c *Call, body []byte, last uint64) error {
-	text, err := json.Marshal(c)
+	text, err := c.encode()
 	if err != nil {
 		return fmt.Errorf("write record of call %s: %w", c.ID, err)
 	}
@@ -125,7 +129,7 @@ func readRecord(h nats.Header, seq uint64) (*Call, error) {
 func (j *job) call(state State) *Call {
 	c := &Call{
 		ID: j.ID, Function: j.Ref.String(), Queue: j.Queue, State: state, Batch: j.Batch,
-		Submitted: j.Submitted, Tries: j.Tries, Keyed: j.Keyed,
+		Index: j.Index, Submitted: j.Submitted, Tries: j.Tries, Keyed: j.Keyed,
 	}
 	if id := j.Request.Header.Get("X-Call-Id"); id != j.ID {
 		c.CallID = id

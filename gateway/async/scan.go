@@ -2,7 +2,10 @@ package async
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -56,4 +59,74 @@ func fetchNow(consumer jetstream.Consumer, each func(jetstream.Msg) bool) (n int
 		more = more && each(m)
 	}
 	return n, more, batch.Error()
+}
+
+// A message is one of a stream, as it is stored.
+type message struct {
+	seq     uint64
+	time    time.Time
+	subject string
+	header  nats.Header
+	data    []byte
+}
+
+// maxAhead bounds the bytes that one look ahead brings, besides its last
+// message.
+const maxAhead = 4 << 20
+
+// ahead returns up to n messages of a stream from the place from on, that
+// match filter, in their order. It reports whether there may be more. Unlike a
+// consumer it can be used on a work queue, and leaves nothing behind.
+func (q *Queue) ahead(ctx context.Context, stream, filter string, from uint64, n int) (page []message, more bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	request, err := json.Marshal(map[string]any{"seq": max(1, from), "next_by_subj": filter, "batch": n, "max_bytes": maxAhead})
+	if err != nil {
+		return nil, false, err
+	}
+	inbox := q.nc.NewRespInbox()
+	answers := make(chan *nats.Msg, n+1) // never full, which would lose some
+	sub, err := q.nc.ChanSubscribe(inbox, answers)
+	if err != nil {
+		return nil, false, err
+	}
+	defer func() { _ = sub.Unsubscribe() }() // the connection may be gone
+	ask := func() error { return q.nc.PublishRequest("$JS.API.DIRECT.GET."+stream, inbox, request) }
+	if err := ask(); err != nil {
+		return nil, false, err
+	}
+	for {
+		var m *nats.Msg
+		select {
+		case m = <-answers:
+		case <-ctx.Done():
+			return nil, false, ctx.Err()
+		}
+		switch status := m.Header.Get("Status"); status {
+		case "":
+			one := message{subject: m.Header.Get(jetstream.SubjectHeader), header: m.Header, data: m.Data}
+			if one.seq, err = strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64); err != nil {
+				return nil, false, fmt.Errorf("read from stream %s: %w", stream, err)
+			}
+			if one.time, err = time.Parse(time.RFC3339Nano, m.Header.Get(jetstream.TimeStampHeaer)); err != nil {
+				return nil, false, fmt.Errorf("read from stream %s: %w", stream, err)
+			}
+			page = append(page, one)
+		case "404": // there is none
+			return nil, false, nil
+		case "204": // that was all
+			return page, m.Header.Get("Nats-Num-Pending") != "0", nil
+		case "503": // the stream has no leader at the moment
+			select {
+			case <-time.After(electionWait):
+			case <-ctx.Done():
+				return nil, false, nats.ErrNoResponders
+			}
+			if err := ask(); err != nil {
+				return nil, false, err
+			}
+		default:
+			return nil, false, fmt.Errorf("read from stream %s: the broker answers %s %s", stream, status, m.Header.Get("Description"))
+		}
+	}
 }

@@ -59,7 +59,17 @@ func (w *Worker) conclude(d *delivery, v verdict, a *answer, t Try, policy Polic
 	} else {
 		body = nil
 	}
-	for _, s := range plan(v, d.Batch != "", d.Batch == "" || d.Keyed || len(d.Tries) > 1, d.Request.CallbackURL != nil) {
+	steps := plan(v, d.Batch != "", d.Batch == "" || d.Keyed || len(d.Tries) > 1, d.Request.CallbackURL != nil)
+	if v == settle && len(steps) == 2 && !d.Keyed && len(d.Tries) == 1 {
+		e, err := d.ending(c, body)
+		if err != nil {
+			return err
+		}
+		d.leaving = true
+		w.settler.ended <- &settlement{delivery: d, ending: e}
+		return nil
+	}
+	for _, s := range steps {
 		if err := w.do(ctx, s, d, c, body, policy); err != nil {
 			d.Tries = d.Tries[:len(d.Tries)-1]
 			return err

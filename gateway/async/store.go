@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -47,46 +48,91 @@ func (q *Queue) store(ctx context.Context, m *nats.Msg) (uint64, error) {
 	}
 }
 
-// storeAll is store for many messages that are on their way together. It
-// returns the error of each; those of which nothing was heard in time may have
-// been stored.
-func (q *Queue) storeAll(ctx context.Context, all []*nats.Msg) []error {
-	ctx, cancel := context.WithTimeout(ctx, 2*timeout)
-	defer cancel()
-	failed := make([]error, len(all))
-	fail := func(err error) []error {
-		for i := range failed {
-			failed[i] = err
-		}
-		return failed
-	}
+// A pipe stores messages that are on their way together. It is not safe for
+// concurrent use.
+type pipe struct {
+	q     *Queue
+	inbox string
+	acks  *nats.Subscription
+	round int // tells the acknowledgements of one call of store from those of another
+}
+
+// newPipe returns a pipe. Its owner closes it.
+func (q *Queue) newPipe() (*pipe, error) {
 	inbox := q.nc.NewRespInbox() + "."
 	acks, err := q.nc.SubscribeSync(inbox + "*")
 	if err != nil {
-		return fail(err)
+		return nil, unavailable(fmt.Errorf("listen for acknowledgements: %w", err))
 	}
-	defer func() { _ = acks.Unsubscribe() }() // the connection may be gone
-	unheard := fmt.Errorf("the broker has not acknowledged: %w", context.DeadlineExceeded)
-	for i, m := range all {
-		m.Reply = inbox + strconv.Itoa(i)
-		if failed[i] = q.nc.PublishMsg(m); failed[i] == nil {
-			failed[i] = unheard
+	return &pipe{q: q, inbox: inbox, acks: acks}, nil
+}
+
+func (p *pipe) close() { _ = p.acks.Unsubscribe() } // the connection may be gone
+
+// A stored is what became of a message: its place in its stream, or why it has
+// none.
+type stored struct {
+	seq uint64
+	err error
+}
+
+// errUnheard says that a message may have been stored or not.
+var errUnheard = fmt.Errorf("the broker has not acknowledged: %w", context.DeadlineExceeded)
+
+// store stores all, and waits for a stream that has no leader at the moment,
+// as long as ctx and timeout allow.
+func (p *pipe) store(ctx context.Context, all []*nats.Msg) []stored {
+	ctx, cancel := context.WithTimeout(ctx, 2*timeout)
+	defer cancel()
+	result := make([]stored, len(all))
+	left := make([]int, len(all))
+	for i := range left {
+		left[i] = i
+	}
+	for {
+		p.send(ctx, all, left, result)
+		left = slices.DeleteFunc(left, func(i int) bool { return !errors.Is(result[i].err, nats.ErrNoResponders) })
+		if len(left) == 0 {
+			return result
+		}
+		select {
+		case <-time.After(electionWait):
+		case <-ctx.Done():
+			return result
 		}
 	}
-	for range all {
-		ack, err := acks.NextMsgWithContext(ctx)
+}
+
+// send sends those of all that are listed, and enters what became of them.
+func (p *pipe) send(ctx context.Context, all []*nats.Msg, listed []int, result []stored) {
+	p.round++
+	base := p.round << 20
+	for _, i := range listed {
+		all[i].Reply = p.inbox + strconv.Itoa(base+i)
+		if result[i].err = p.q.nc.PublishMsg(all[i]); result[i].err == nil {
+			result[i].err = errUnheard
+		}
+	}
+	for range listed {
+		ack, err := p.acks.NextMsgWithContext(ctx)
+		for err == nil && !p.current(ack) {
+			ack, err = p.acks.NextMsgWithContext(ctx)
+		}
 		if err != nil {
-			break
+			return
 		}
-		i, err := strconv.Atoi(ack.Subject[len(inbox):])
-		if err != nil || i >= len(failed) {
-			continue
-		}
-		if _, failed[i] = readAck(ack.Data); len(ack.Data) == 0 {
-			failed[i] = nats.ErrNoResponders // the stream has no leader, or is gone
+		n, _ := strconv.Atoi(ack.Subject[len(p.inbox):])
+		r := &result[n-base]
+		if r.seq, r.err = readAck(ack.Data); len(ack.Data) == 0 {
+			r.err = nats.ErrNoResponders // the stream has no leader, or is gone
 		}
 	}
-	return failed
+}
+
+// current reports whether ack answers the round that is on its way.
+func (p *pipe) current(ack *nats.Msg) bool {
+	n, err := strconv.Atoi(ack.Subject[len(p.inbox):])
+	return err == nil && n>>20 == p.round
 }
 
 var (

@@ -54,14 +54,15 @@ type WorkerOptions struct {
 
 // A Worker runs the calls of a queue. Several may work on one queue.
 type Worker struct {
-	q     *Queue
-	o     WorkerOptions
-	log   *slog.Logger
-	lanes *lanes
-	calls sync.WaitGroup
-	first uint64 // calls up to here were there when the worker started
-	ctx   context.Context
-	next  *callbacks
+	q       *Queue
+	o       WorkerOptions
+	log     *slog.Logger
+	lanes   *lanes
+	calls   sync.WaitGroup
+	settler *settler
+	first   uint64 // calls up to here were there when the worker started
+	ctx     context.Context
+	next    *callbacks
 
 	mu   sync.Mutex
 	held map[string]*delivery // calls that were fetched, by id
@@ -79,6 +80,7 @@ func NewWorker(q *Queue, o WorkerOptions) *Worker {
 	w := &Worker{q: q, o: o, log: q.o.Log, held: map[string]*delivery{}}
 	w.lanes = newLanes(o.MaxInflight, o.MaxPerFunction, w.begin)
 	w.next = newCallbacks(w)
+	w.settler = newSettler(w)
 	return w
 }
 
@@ -104,6 +106,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		defer func() { _ = sub.Unsubscribe() }() // the connection may be gone
 	}
 
+	w.settler.start()
 	var parts sync.WaitGroup
 	for range fetchers {
 		parts.Go(w.fetchAll)
@@ -122,6 +125,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	timer := time.AfterFunc(w.o.Drain, cutOff)
 	w.calls.Wait()
 	timer.Stop()
+	w.settler.stop()
 	stopBeating()
 	parts.Wait()
 	heart.Wait()
@@ -291,10 +295,20 @@ func (w *Worker) cancelled(m *nats.Msg) {
 	}
 }
 
-// asked tells whether a call runs here.
+// asked tells whether a call runs here, or which ones do.
 func (w *Worker) asked(m *nats.Msg) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if string(m.Data) == askForAll {
+		var ids strings.Builder
+		for id, d := range w.held {
+			if d.stop != nil && !d.leaving {
+				ids.WriteString(id + "\n")
+			}
+		}
+		_ = m.Respond([]byte(ids.String())) // nobody hears it: the calls count as waiting
+		return
+	}
 	if d, ok := w.held[string(m.Data)]; ok && d.stop != nil {
 		_ = m.Respond([]byte(Running)) // nobody hears it: the call counts as waiting
 	}
@@ -338,7 +352,9 @@ func (w *Worker) work(d *delivery) (next *delivery) {
 	w.q.o.Meter.Running(d.Queue, d.Ref, -1)
 	switch {
 	case v != giveBack:
-		w.drop(d)
+		if !d.leaving {
+			w.drop(d)
+		}
 		return w.lanes.ended(d, good)
 	case !w.lanes.refused(d):
 		w.drop(d)
@@ -407,7 +423,9 @@ func (w *Worker) stillToDo(ctx context.Context, d *delivery) (bool, error) {
 	for {
 		c, _, err := w.q.record(ctx, d.ID)
 		if isNotFound(err) {
-			return true, nil
+			if c, _, err = w.q.bundled(ctx, d.ID); isNotFound(err) {
+				return true, nil
+			}
 		}
 		if err != nil {
 			return false, err

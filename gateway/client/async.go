@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -154,31 +155,61 @@ func (c *Client) CancelLater(ctx context.Context, id string) error {
 
 // A CallFilter picks asynchronous calls. Zero fields pick all.
 type CallFilter struct {
-	Function             string
-	State                string
-	Since, Until, Before time.Time
-	Limit                int
+	Function     string
+	State        string
+	Since, Until time.Time
+	Limit        int // how many calls at most
 }
 
-// LaterCalls lists asynchronous calls, newest first.
-func (c *Client) LaterCalls(ctx context.Context, f CallFilter) ([]LaterCall, error) {
+// callsPage is how many calls are asked for at once.
+const callsPage = 500
+
+// LaterCalls lists asynchronous calls, those first that have changed last, and
+// asks for them page by page as they are wanted. After an error nothing
+// follows.
+func (c *Client) LaterCalls(ctx context.Context, f CallFilter) iter.Seq2[LaterCall, error] {
 	query := url.Values{}
 	for name, value := range map[string]string{"function": f.Function, "state": f.State} {
 		if value != "" {
 			query.Set(name, value)
 		}
 	}
-	for name, at := range map[string]time.Time{"since": f.Since, "until": f.Until, "before": f.Before} {
+	for name, at := range map[string]time.Time{"since": f.Since, "until": f.Until} {
 		if !at.IsZero() {
 			query.Set(name, at.Format(time.RFC3339Nano))
 		}
 	}
-	if f.Limit > 0 {
-		query.Set("limit", strconv.Itoa(f.Limit))
+	return func(yield func(LaterCall, error) bool) {
+		for n := 0; ; {
+			page := callsPage
+			if f.Limit > 0 {
+				page = min(page, f.Limit-n)
+			}
+			query.Set("limit", strconv.Itoa(page))
+			resp, err := c.send(ctx, request{method: "GET", path: []string{"system", "calls"}, query: query})
+			if err != nil {
+				yield(LaterCall{}, err)
+				return
+			}
+			var calls []LaterCall
+			err = json.NewDecoder(resp.Body).Decode(&calls)
+			resp.Body.Close()
+			if err != nil {
+				yield(LaterCall{}, fmt.Errorf("read the list of calls: %w", err))
+				return
+			}
+			for _, call := range calls {
+				if !yield(call, nil) {
+					return
+				}
+			}
+			next := resp.Header.Get("X-Next-Cursor")
+			if n += len(calls); next == "" || n == f.Limit {
+				return
+			}
+			query.Set("cursor", next)
+		}
 	}
-	var calls []LaterCall
-	err := c.do(ctx, request{method: "GET", path: []string{"system", "calls"}, query: query}, &calls)
-	return calls, err
 }
 
 // RetryCall puts a dead letter back into the queue.

@@ -47,6 +47,7 @@ type listOptions struct {
 	state        string
 	since, until string
 	limit        int
+	all          bool
 }
 
 func listCommand(f *command.Factory) *cobra.Command {
@@ -55,12 +56,14 @@ func listCommand(f *command.Factory) *cobra.Command {
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List calls, newest first",
-		Long: `Lists calls, newest first: those that have run, and the first of those that wait.
---since and --until take a time such as 2026-01-02T15:04:05Z, or a time span
+		Long: `Lists calls, those first that have changed last: those that wait, those that run,
+and those that have ended, as long as their results are kept. --all lists every
+one; with --quiet each id is printed as soon as it is known, however many there
+are. --since and --until take a time such as 2026-01-02T15:04:05Z, or a time span
 such as 90m, which is counted back from now.`,
 		Example: `  graphene calls list --state failed --since 24h
   graphene calls list --function wine -o json
-  graphene calls list --state failed --quiet | xargs graphene calls retry`,
+  graphene calls list --state failed --all --quiet | xargs graphene calls retry`,
 		Args: command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
 	}
@@ -72,13 +75,21 @@ such as 90m, which is counted back from now.`,
 	flags.StringVar(&o.since, "since", "", "only calls submitted since then")
 	flags.StringVar(&o.until, "until", "", "only calls submitted until then")
 	flags.IntVar(&o.limit, "limit", 50, "how many calls to list")
+	flags.BoolVar(&o.all, "all", false, "list all calls")
+	cmd.MarkFlagsMutuallyExclusive("limit", "all")
 	command.CompleteOutput(cmd)
 	command.CompleteFlag(cmd, "state", command.OneOf(client.CallStates()...))
 	return cmd
 }
 
 func (o *listOptions) run(ctx context.Context) error {
+	if o.limit < 1 {
+		return command.Usagef("--limit is %d, want 1 or more", o.limit)
+	}
 	filter := client.CallFilter{State: o.state, Limit: o.limit}
+	if o.all {
+		filter.Limit = 0
+	}
 	if o.function != "" {
 		ref, err := o.f.Ref(o.function)
 		if err != nil {
@@ -97,16 +108,18 @@ func (o *listOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := command.Timeout(ctx)
-	defer cancel()
-	all, err := c.LaterCalls(ctx, filter)
-	if err != nil {
-		return err
+	all := []client.LaterCall{}
+	for call, err := range c.LaterCalls(ctx, filter) {
+		switch {
+		case err != nil:
+			return err
+		case o.quiet && o.output.IsTable():
+			o.f.Streams.Printf("%s\n", term.Clean(call.ID))
+		default:
+			all = append(all, call)
+		}
 	}
 	if o.quiet && o.output.IsTable() {
-		for _, call := range all {
-			o.f.Streams.Printf("%s\n", term.Clean(call.ID))
-		}
 		return nil
 	}
 	return o.output.Write(o.f.Streams.Out, all, func(t *term.Table) {

@@ -1,0 +1,139 @@
+package async
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/graphene-faas/graphene/internal/fault"
+)
+
+// A bundle is one message that says what several calls came to. Most of what a
+// small result costs is its message, so calls that end at about the same time
+// share one. For each of them it has a line with the length of the answer and
+// the call's record, and then the answer.
+
+const (
+	// blockSize is how many neighbours in the calls stream may share a bundle:
+	// the call's place says under which subject its bundle is, and whoever
+	// looks for it reads no more than a block's.
+	blockSize = 64
+	// maxBundle bounds what a bundle holds besides its last call, in bytes. It
+	// must fit into a message of NATS, of which a call with the largest answer
+	// takes about a third.
+	maxBundle = 256 << 10
+)
+
+// block returns the subject, in the done stream, of calls whose place in the
+// calls stream is seq.
+func block(seq uint64) string {
+	return doneSubject + strconv.FormatUint(seq/blockSize, 10)
+}
+
+// An ending is what a call came to, to be stored in a bundle.
+type ending struct {
+	subject string // of the bundle
+	index   int    // of a batch's item
+	record  []byte // JSON
+	answer  []byte
+}
+
+// bundle appends e to payload.
+func (e ending) bundle(payload []byte) []byte {
+	payload = strconv.AppendInt(payload, int64(len(e.answer)), 10)
+	payload = append(payload, ' ')
+	payload = append(payload, e.record...)
+	payload = append(payload, '\n')
+	return append(payload, e.answer...)
+}
+
+// eachEnding calls each for the records and answers of a bundle, until it
+// returns false.
+func eachEnding(payload []byte, each func(record, answer []byte) bool) error {
+	for len(payload) > 0 {
+		line, rest, _ := bytes.Cut(payload, []byte("\n"))
+		length, record, ok := bytes.Cut(line, []byte(" "))
+		n, err := strconv.Atoi(string(length))
+		if !ok || err != nil || n < 0 || n > len(rest) {
+			return fmt.Errorf("read a bundle of results: it is broken at %.40q", payload)
+		}
+		if !each(record, rest[:n:n]) {
+			return nil
+		}
+		payload = rest[n:]
+	}
+	return nil
+}
+
+// bundles makes messages of endings, each of those of one subject.
+func bundles(endings []ending) (messages []*nats.Msg, of []int) {
+	of = make([]int, len(endings)) // the message that an ending is in
+	open := map[string]int{}
+	for i, e := range endings {
+		at, ok := open[e.subject]
+		if !ok || len(messages[at].Data) > maxBundle {
+			at = len(messages)
+			open[e.subject] = at
+			messages = append(messages, &nats.Msg{Subject: e.subject})
+		}
+		m := messages[at]
+		m.Data = e.bundle(m.Data)
+		if strings.HasPrefix(e.subject, resultsSubject) {
+			list := strconv.Itoa(e.index)
+			if m.Header == nil {
+				m.Header = nats.Header{headerIndex: {list}}
+			} else {
+				m.Header[headerIndex][0] += "," + list
+			}
+		}
+		of[i] = at
+	}
+	return messages, of
+}
+
+// bundled returns a call from the done stream, and the body of its answer if
+// that is not in the object store. Errors are fault.NotFound.
+func (q *Queue) bundled(ctx context.Context, id string) (*Call, []byte, error) {
+	notFound := fault.NotFound.Errorf("call %s is not known, or not any more", id)
+	place, ok := sequence(id)
+	if !ok || place == 0 {
+		return nil, nil, notFound
+	}
+	var found, answer []byte
+	mark := []byte(`"id":"` + id + `"`)
+	for from, more := uint64(1), true; more; {
+		var page []message
+		var err error
+		if page, more, err = q.ahead(ctx, doneStream, block(place), from, blockSize); err != nil {
+			return nil, nil, unavailable(fmt.Errorf("find call %s: %w", id, err))
+		}
+		for _, m := range page {
+			from = m.seq + 1
+			err := eachEnding(m.data, func(r, a []byte) bool {
+				if bytes.Contains(r, mark) {
+					found, answer = r, a
+				}
+				return true
+			})
+			if err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+	if found == nil {
+		return nil, nil, notFound
+	}
+	c := &Call{}
+	if err := json.Unmarshal(found, c); err != nil {
+		return nil, nil, fmt.Errorf("read a record: %w", err)
+	}
+	if c.ID != id {
+		return nil, nil, notFound
+	}
+	return c, answer, nil
+}
