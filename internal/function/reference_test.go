@@ -30,12 +30,14 @@ function. The watchdog gets all of them as environment variables. Times are whol
 		fmt.Fprintf(&b, "| `%s` | `%s` | %s | %s | %s |\n", s.Name, s.Annotation, s.Type, cmp.Or(s.Default, "–"), s.Doc)
 	}
 	b.WriteString(`
-OpenFaaS's own labels keep their names:
+OpenFaaS's own labels keep their names. What a function does not say is up to the installation: its settings are those
+of [` + "`serve`" + `](cli/graphene_serve.md) and of [the gateway](gateway.md). [Scaling](../guide/scaling.md) explains them.
 
-| label | default | meaning |
-|---|---|---|
-| ` + "`com.openfaas.scale.min`" + ` | 1 | replicas started at a deploy, and woken from zero |
-| ` + "`com.openfaas.scale.max`" + ` | – | most replicas; refused when below the minimum |
+| label | meaning |
+|---|---|
 `)
+	for _, l := range function.ListScaleLabels() {
+		fmt.Fprintf(&b, "| `%s` | %s |\n", l.Name, l.Doc)
+	}
 	testkit.Golden(t, "../../docs/reference/function.md", b.Bytes())
 }
