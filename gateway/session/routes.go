@@ -224,11 +224,11 @@ func redirect(w http.ResponseWriter, target string) {
 const maxReturnTo = 1024
 
 // returnTo returns the path that a browser goes back to after a login: the one
-// that was asked for if it is below the platform, and else the platform's root.
+// that was asked for if it is on the same host, where there may be other
+// applications beside the platform, and else the platform's root.
 func (s *Sessions) returnTo(r *http.Request, asked string) string {
-	root := s.path(r, "/")
-	if !localPath(asked) || !strings.HasPrefix(asked, root) {
-		return root
+	if !localPath(asked) {
+		return s.path(r, "/")
 	}
 	return asked
 }
@@ -246,14 +246,5 @@ func localPath(text string) bool {
 		}
 	}
 	u, err := url.Parse(text)
-	if err != nil || u.IsAbs() || u.Host != "" || u.User != nil {
-		return false
-	}
-	// What a browser makes of dots must not leave the platform.
-	for part := range strings.SplitSeq(u.Path, "/") {
-		if part == ".." || part == "." {
-			return false
-		}
-	}
-	return true
+	return err == nil && !u.IsAbs() && u.Host == "" && u.User == nil
 }

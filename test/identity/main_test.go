@@ -1,0 +1,56 @@
+// Package identity tries logins with real issuers: an independent one that the
+// test runs in its own process, and, in the end-to-end tests, Keycloak with a
+// real browser.
+package identity
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// graphene is the program under test, built once by TestMain.
+var graphene string
+
+// whole tells that everything has to be tried, which needs Java, Maven and
+// Chromium: the end-to-end tests set it.
+var whole = os.Getenv("GRAPHENE_TEST_IDENTITY") != ""
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "graphene-identity-")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		if err := os.Chmod(dir, 0o755); err != nil { // replicas run as other users
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		if whole {
+			keycloaks = startKeycloak(dir) // it takes its time; others can be tried meanwhile
+			defer keycloaks.stop()
+		}
+		graphene = filepath.Join(dir, "graphene")
+		build := exec.Command("go", "build", "-o", graphene, "../../cli/cmd/graphene")
+		build.Stderr = os.Stderr
+		if err := build.Run(); err != nil {
+			fmt.Fprintf(os.Stderr, "build graphene: %v\n", err)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// needsWhole skips a test that only the end-to-end tests run.
+func needsWhole(t *testing.T) {
+	t.Helper()
+	if !whole {
+		t.Skip("SKIPPED: needs Keycloak, which make e2e starts (GRAPHENE_TEST_IDENTITY=1)")
+	}
+}

@@ -1,0 +1,278 @@
+package identity
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A platform is a `graphene serve` that trusts issuers.
+type platform struct {
+	t    *testing.T
+	url  string
+	dir  string
+	log  *lockedBuffer
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+var readyLine = regexp.MustCompile(`ready at (http://\S+)`)
+
+// serve starts a platform with rules.
+func serve(t *testing.T, rules string, flags ...string) *platform {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "gi-") // sockets' paths must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p := &platform{t: t, dir: dir, log: &lockedBuffer{}, done: make(chan struct{})}
+	p.write("rules.yaml", rules)
+	p.write("web-secret", "web-secret\n")
+	p.write("second-secret", webSecret+"\n")
+	args := append([]string{"serve", "--listen", "127.0.0.1:0", "--metrics-listen", "off", "--data-dir", filepath.Join(dir, "data"), "--auth-config", filepath.Join(dir, "rules.yaml"), "--login=false"}, flags...)
+	p.cmd = exec.Command(graphene, args...)
+	p.cmd.Env, p.cmd.Stderr = append(os.Environ(), "HOME="+dir), p.log
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.stop)
+	ready := make(chan string, 1)
+	go func() {
+		defer close(p.done)
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			if m := readyLine.FindStringSubmatch(lines.Text()); m != nil {
+				ready <- m[1]
+			}
+		}
+		_ = p.cmd.Wait() // the state says how it ended
+	}()
+	select {
+	case p.url = <-ready:
+	case <-p.done:
+		t.Fatalf("graphene serve ended: %v\n%s", p.cmd.ProcessState, p.log)
+	case <-time.After(2 * time.Minute):
+		t.Fatalf("graphene serve is not ready\n%s", p.log)
+	}
+	return p
+}
+
+func (p *platform) stop() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
+	select {
+	case <-p.done:
+	case <-time.After(time.Minute):
+		p.t.Errorf("graphene serve does not stop")
+		_ = p.cmd.Process.Kill()
+		<-p.done
+	}
+	if p.t.Failed() {
+		p.t.Logf("platform's log:\n%s", p.log)
+	}
+}
+
+// in returns the platform for use by a subtest, whose failures are then its own.
+func (p *platform) in(t *testing.T) *platform {
+	q := *p
+	q.t = t
+	return &q
+}
+
+// write puts a file into the platform's directory.
+func (p *platform) write(name, text string) {
+	p.t.Helper()
+	if err := os.WriteFile(filepath.Join(p.dir, name), []byte(text), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// rules replaces the rules, and waits until they are in force.
+func (p *platform) rules(text string) {
+	p.t.Helper()
+	before := strings.Count(p.log.String(), "rules of identity are in force")
+	p.write("rules.yaml", text)
+	eventually(p.t, "the rules are in force", func() bool {
+		return strings.Count(p.log.String(), "rules of identity are in force") > before
+	})
+}
+
+// password is that of the administrator.
+func (p *platform) password() string {
+	p.t.Helper()
+	text, err := os.ReadFile(filepath.Join(p.dir, "data", "auth", "basic-auth-password"))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// get asks for a path with a token, and returns what is answered.
+func (p *platform) get(path, token string) (status int, body string) {
+	p.t.Helper()
+	r, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, p.url+path, nil)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return resp.StatusCode, string(text)
+}
+
+// A terminal is where somebody uses the command line, with a home of their own.
+type terminal struct {
+	t    *testing.T
+	p    *platform
+	home string
+	env  []string
+}
+
+func (p *platform) terminal(t *testing.T, env ...string) *terminal {
+	t.Helper()
+	return &terminal{t: t, p: p, home: t.TempDir(), env: env}
+}
+
+// config is where the command line keeps logins.
+func (c *terminal) config() string { return filepath.Join(c.home, ".openfaas", "config.yml") }
+
+func (c *terminal) command(stdin string, args ...string) *exec.Cmd {
+	ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Minute)
+	c.t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, graphene, args...)
+	cmd.Dir, cmd.Stdin = c.home, strings.NewReader(stdin)
+	cmd.Env = append(os.Environ(), "HOME="+c.home, "OPENFAAS_URL="+c.p.url, "OPENFAAS_CONFIG=", "CI=", "DISPLAY=", "WAYLAND_DISPLAY=", "BROWSER=", "SSH_CONNECTION=", "NO_COLOR=1")
+	cmd.Env = append(cmd.Env, c.env...)
+	return cmd
+}
+
+// try runs a command and returns what it printed and how it ended.
+func (c *terminal) try(stdin string, args ...string) (stdout, stderr string, code int) {
+	c.t.Helper()
+	cmd := c.command(stdin, args...)
+	var o, e bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &o, &e
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		c.t.Fatal(err)
+	}
+	return o.String(), e.String(), cmd.ProcessState.ExitCode()
+}
+
+// run runs a command that must succeed and returns what it printed.
+func (c *terminal) run(args ...string) string {
+	c.t.Helper()
+	stdout, stderr, code := c.try("", args...)
+	if code != 0 {
+		c.t.Fatalf("graphene %s: exit %d\n%s%s", strings.Join(args, " "), code, stdout, stderr)
+	}
+	return stdout
+}
+
+// A started command goes on while somebody does something elsewhere.
+type started struct {
+	c        *terminal
+	cmd      *exec.Cmd
+	out, err lockedBuffer
+}
+
+func (c *terminal) start(args ...string) *started {
+	c.t.Helper()
+	s := &started{c: c, cmd: c.command("", args...)}
+	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.err
+	if err := s.cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	return s
+}
+
+// says waits until the command has printed something that matches, to people,
+// and returns the match.
+func (s *started) says(pattern string) string {
+	s.c.t.Helper()
+	re := regexp.MustCompile(pattern)
+	var found string
+	eventually(s.c.t, "the command says "+pattern, func() bool {
+		if m := re.FindStringSubmatch(s.err.String()); m != nil {
+			found = m[len(m)-1]
+		}
+		return found != ""
+	})
+	return found
+}
+
+// ends waits for the command's end and checks its code.
+func (s *started) ends(code int) {
+	s.c.t.Helper()
+	if err := s.cmd.Wait(); err != nil && s.cmd.ProcessState == nil {
+		s.c.t.Fatal(err)
+	}
+	if got := s.cmd.ProcessState.ExitCode(); got != code {
+		s.c.t.Fatalf("%q ends with %d, want %d:\n%s%s", s.cmd.Args, got, code, &s.out, &s.err)
+	}
+}
+
+// eventually waits until ok returns true.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(2 * time.Minute)
+	for !ok() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within two minutes", what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// lockedBuffer is a buffer that several goroutines may use.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// inSeconds is a time that is near, as logins keep it.
+func inSeconds(n int) string {
+	return time.Now().Add(time.Duration(n) * time.Second).UTC().Format(time.RFC3339)
+}
