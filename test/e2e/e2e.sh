@@ -41,6 +41,7 @@ finish() {
 	trap - EXIT
 	if [ $status != 0 ] && command -v kubectl >/dev/null; then collect; fi
 	if [ -n "${forward:-}" ]; then kill "$forward" || true; fi
+	if [ -n "${identity:-}" ]; then wait "$identity" || true; fi
 	if [ -z "${KEEP:-}" ]; then
 		if [ -z "$other" ]; then
 			"$work/cluster" -name "$name" down || true
@@ -53,8 +54,20 @@ finish() {
 }
 trap finish EXIT
 
-if ! command -v nginx >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-	apt-get install -qy --no-install-recommends nginx-light >/dev/null || say "nginx cannot be installed, and is not tested"
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	missing=()
+	command -v nginx >/dev/null || missing+=(nginx-light)
+	command -v mvn >/dev/null || missing+=(maven openjdk-17-jre-headless)
+	command -v chromium >/dev/null || missing+=(chromium)
+	if [ ${#missing[@]} != 0 ]; then
+		apt-get install -qy --no-install-recommends "${missing[@]}" >/dev/null || say "${missing[*]} cannot be installed"
+	fi
+fi
+identity=
+if [ -z "$other" ] && [ -z "${RUN:-}" ]; then
+	say "try logins with Keycloak and a browser, beside the rest"
+	GRAPHENE_TEST_IDENTITY=1 nice go test -count=1 -timeout 15m ./test/identity >"$work/identity" 2>&1 &
+	identity=$!
 fi
 go -C test/cluster build -o "$work/cluster" .
 if [ -z "$other" ]; then
@@ -97,6 +110,14 @@ if [ -z "$other" ] && [ -z "${RUN:-}" ]; then
 	GRAPHENE_TEST_KUBECONFIG=$KUBECONFIG GRAPHENE_TEST_REGISTRY=$REGISTRY go test -count=1 ./provider/kube
 	kubectl delete crd functions.openfaas.com profiles.openfaas.com >/dev/null # the chart has its own
 	kubectl delete namespace openfaas-fn --ignore-not-found >/dev/null
+fi
+
+if [ -n "$identity" ]; then
+	say "wait for the logins"
+	status=0
+	wait "$identity" || status=$?
+	identity=
+	[ $status = 0 ] || { cat "$work/identity"; exit 1; }
 fi
 
 say "make and push images"
