@@ -382,9 +382,6 @@ type Options struct {
 	Scaling    autoscale.Defaults
 	ScalingOff bool  // leave numbers of replicas to others, and only wake functions
 	Peers      Peers // the other gateways; nil: this one is alone
-	// CPU returns what the replicas of a function use together, in thousandths
-	// of a core, if that is known; nil: it never is.
-	CPU func(function.Ref) (float64, bool)
 
 	AccessLog bool         // also log calls of functions, one line each
 	Log       *slog.Logger // nil logs nothing

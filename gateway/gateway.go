@@ -40,7 +40,8 @@ type Gateway struct {
 	table   *invoke.Table   // of functions and their replicas
 	watcher *invoke.Watcher // keeps table equal to what the provider says
 	scaler  *autoscale.Autoscaler
-	backlog *backlog // nil without a queue
+	cores   *invoke.Usage // of processors, for functions that are scaled by it
+	backlog *backlog      // nil without a queue
 	proxy   *invoke.Proxy
 	async   *async.API // nil without a queue
 	// sessions are those of browsers; nil without issuers.

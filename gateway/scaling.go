@@ -37,12 +37,13 @@ func (w waker) Scale(ctx context.Context, ref function.Ref, replicas int) error 
 
 // newScaler makes what scales functions, and reads the backlogs it needs.
 func (g *Gateway) newScaler() {
+	g.cores = &invoke.Usage{Table: g.table, Provider: g.api.CPU, Log: g.o.Log}
 	o := autoscale.Options{
 		Defaults:  g.o.Scaling,
 		Off:       g.o.ScalingOff,
 		Functions: counted{g.table},
 		Scaler:    g.api,
-		Sources:   autoscale.Sources{CPU: g.o.CPU},
+		Sources:   autoscale.Sources{CPU: g.cores.CPU},
 		Log:       g.o.Log,
 	}
 	if g.o.Peers != nil {
@@ -67,6 +68,7 @@ func (g *Gateway) alert(ctx context.Context, ref function.Ref, firing bool) erro
 func (g *Gateway) runScaling(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return g.scaler.Run(ctx) })
+	group.Go(func() error { return g.cores.Run(ctx) })
 	if g.o.Peers != nil {
 		group.Go(func() error { return g.o.Peers.Run(ctx, g.scaler) })
 	}

@@ -19,6 +19,13 @@ import (
 	"github.com/graphene-faas/graphene/internal/web"
 )
 
+// listed is a function as the provider lists it, with what it adds to
+// OpenFaaS's fields for those who ask.
+type listed struct {
+	types.FunctionStatus
+	Tier string `json:"tier,omitempty"`
+}
+
 // listFunctions adds to the provider's listing how often each function was
 // called.
 func (a *API) listFunctions(w http.ResponseWriter, r *http.Request, s subject) error {
@@ -33,7 +40,7 @@ func (a *API) listFunctions(w http.ResponseWriter, r *http.Request, s subject) e
 		relay(w, resp)
 		return nil
 	}
-	var all []types.FunctionStatus
+	var all []listed
 	if err := json.NewDecoder(resp.Body).Decode(&all); err != nil {
 		return fmt.Errorf("read the provider's list of functions: %w", err)
 	}
@@ -45,7 +52,7 @@ func (a *API) listFunctions(w http.ResponseWriter, r *http.Request, s subject) e
 		all[i].InvocationCount = a.o.Invocations(ref)
 	}
 	if all == nil {
-		all = []types.FunctionStatus{} // clients range over it, null is not a list
+		all = []listed{} // clients range over it, null is not a list
 	}
 	web.WriteJSON(w, http.StatusOK, all)
 	return nil
@@ -91,6 +98,26 @@ func (a *API) Scale(ctx context.Context, ref function.Ref, replicas int) error {
 		return fmt.Errorf("scale %s to %d: %w", ref, replicas, web.Kind(resp.StatusCode).Errorf("%s", bytes.TrimSpace(text)))
 	}
 	return nil
+}
+
+// CPU returns what the replicas of a function use of processors together, in
+// thousandths of a core, where the provider can measure it.
+func (a *API) CPU(ctx context.Context, ref function.Ref) (milliCPU float64, known bool) {
+	resp, err := a.ask(ctx, http.MethodGet, nil, subject{
+		path:  "/system/function/" + ref.Name,
+		query: url.Values{"namespace": {ref.Namespace}, "usage": {"1"}},
+	})
+	if err != nil {
+		return 0, false
+	}
+	defer resp.Body.Close()
+	var f types.FunctionStatus
+	if resp.StatusCode != http.StatusOK || json.NewDecoder(resp.Body).Decode(&f) != nil || f.Usage == nil {
+		return 0, false
+	}
+	// A provider that measures nothing says 0, as for one that does nothing; but
+	// then there is no memory either.
+	return f.Usage.CPU, f.Usage.TotalMemoryBytes > 0
 }
 
 // logs passes on the provider's stream of log lines. A stream that follows

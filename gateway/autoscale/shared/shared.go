@@ -33,15 +33,6 @@ import (
 	"github.com/graphene-faas/graphene/internal/function"
 )
 
-// A Member is the part of a gateway that hears what others say. Its methods
-// are called from one goroutine, and must not block.
-type Member interface {
-	// Poke is told that the others have more to do for ref than a moment ago.
-	Poke(ref function.Ref)
-	// Learn is told what another gateway has decided.
-	Learn(ref function.Ref, d autoscale.Decision)
-}
-
 // Options configure a Group. Conn is required.
 type Options struct {
 	// Conn is a connection to NATS, which may be lost and come back. Its owner
@@ -188,8 +179,8 @@ func (g *Group) Others(ref function.Ref) (sum autoscale.Load, complete bool) {
 }
 
 // Run takes part until ctx ends, and then tells the others that this gateway
-// leaves. It returns an error if the connection cannot be used at all.
-func (g *Group) Run(ctx context.Context, m Member) error {
+// leaves. What others tell it passes on to l, from one goroutine. It returns an error if the connection cannot be used at all.
+func (g *Group) Run(ctx context.Context, l autoscale.Listener) error {
 	messages := make(chan *nats.Msg, 1024)
 	var subscriptions []*nats.Subscription
 	for _, subject := range []string{subjectLoads, subjectDecisions} {
@@ -200,7 +191,7 @@ func (g *Group) Run(ctx context.Context, m Member) error {
 		subscriptions = append(subscriptions, s)
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return g.hear(ctx, messages, m) })
+	group.Go(func() error { return g.hear(ctx, messages, l) })
 	group.Go(func() error { return g.tell(ctx) })
 	group.Go(func() error { return g.lease.run(ctx) })
 	err := group.Wait()
@@ -278,7 +269,7 @@ func (g *Group) send(subject string, m message) {
 }
 
 // hear takes in what gateways tell.
-func (g *Group) hear(ctx context.Context, messages <-chan *nats.Msg, member Member) error {
+func (g *Group) hear(ctx context.Context, messages <-chan *nats.Msg, l autoscale.Listener) error {
 	look := time.NewTicker(beat)
 	defer look.Stop()
 	for {
@@ -294,11 +285,11 @@ func (g *Group) hear(ctx context.Context, messages <-chan *nats.Msg, member Memb
 				continue
 			}
 			for _, ref := range g.take(m, time.Now()) {
-				member.Poke(ref)
+				l.Poke(ref)
 			}
 			if m.From != g.id {
 				for _, d := range m.Decisions {
-					member.Learn(d.Ref, d.Decision)
+					l.Learn(d.Ref, d.Decision)
 				}
 			}
 		}

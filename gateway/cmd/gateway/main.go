@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/graphene-faas/graphene/gateway"
+	"github.com/graphene-faas/graphene/gateway/autoscale/shared"
 	"github.com/graphene-faas/graphene/gateway/quota"
 	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/conf"
@@ -91,6 +92,7 @@ func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 	behind, stopBehind := context.WithCancel(context.WithoutCancel(ctx))
 	if broker != nil {
 		o.Queue, o.QueueMetrics = broker.Queue, broker.Metrics
+		o.Peers = shared.New(shared.Options{Conn: broker.Conn, Name: c.ID, Replicas: c.QueueReplicas, Log: log})
 		group.Go(func() error { return broker.Queue.Run(behind) })
 	}
 	group.Go(func() error {
