@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -26,6 +27,7 @@ type proxy struct {
 	o    *Options
 	web  *httputil.ReverseProxy
 	grpc *httputil.ReverseProxy
+	lost atomic.Bool // the child accepted no connection when last asked for one
 }
 
 func newProxy(o *Options) *proxy {
@@ -92,6 +94,9 @@ func (p *proxy) unreachable(w http.ResponseWriter, r *http.Request, err error) {
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		status, text = http.StatusRequestEntityTooLarge, fmt.Sprintf("a request may have %d bytes", tooLarge.Limit)
 	}
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" && r.Context().Err() == nil {
+		p.lost.Store(true)
+	}
 	p.o.Log.Warn("function did not answer", "method", r.Method, "err", err)
 	w.(*answer).refuse(status, text)
 }
@@ -126,19 +131,38 @@ func (p *proxy) run(ctx context.Context, ready func()) error {
 	}
 }
 
-// awaitUpstream reports true once the child accepts connections, or false if
-// it or ctx has ended.
-func (p *proxy) awaitUpstream(ctx context.Context, child *proc.Child) bool {
+// trouble tries whether a child that was lost is back.
+func (p *proxy) trouble() string {
+	if !p.lost.Load() {
+		return ""
+	}
+	if err := p.reach(context.Background()); err != nil {
+		return "the function's process accepts no connections any more: " + err.Error()
+	}
+	p.lost.Store(false)
+	return ""
+}
+
+// reach opens a connection to the child, for nothing.
+func (p *proxy) reach(ctx context.Context) error {
 	address := p.o.Upstream.Host
 	if p.o.Upstream.Port() == "" {
 		address = net.JoinHostPort(p.o.Upstream.Hostname(), "80")
 	}
+	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// awaitUpstream reports true once the child accepts connections, or false if
+// it or ctx has ended.
+func (p *proxy) awaitUpstream(ctx context.Context, child *proc.Child) bool {
 	retry := time.NewTicker(upstreamRetry)
 	defer retry.Stop()
 	for {
-		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", address)
-		if err == nil {
-			conn.Close()
+		if p.reach(ctx) == nil {
 			return true
 		}
 		select {
