@@ -28,9 +28,15 @@ func (s *Server) listFunctions(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("list functions of %s: %w", namespace, err)
 	}
-	all := make([]types.FunctionStatus, len(list)) // [] and not null when there are none
+	all := make([]listedStatus, len(list)) // [] and not null when there are none
 	for i, f := range list {
-		all[i] = present(f)
+		all[i].FunctionStatus = present(f)
+		if !asksFor(r, "details") {
+			continue
+		}
+		if e, ok := s.hub.endpoints(function.Ref{Name: f.Name, Namespace: f.Namespace}); ok {
+			all[i].Tier = e.Tier().String()
+		}
 	}
 	web.WriteJSON(w, http.StatusOK, all)
 	return nil
@@ -130,6 +136,13 @@ func (s *Server) deleteFunction(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// A listedStatus is a function's status in a list. The tier is there for those
+// who ask for details.
+type listedStatus struct {
+	types.FunctionStatus
+	Tier string `json:"tier,omitempty"`
+}
+
 // A detailedStatus is a function's status with what OpenFaaS has no field for.
 // It is given to those who ask for it.
 type detailedStatus struct {
@@ -140,6 +153,9 @@ type detailedStatus struct {
 	Failure   string             `json:"failure,omitempty"`
 	Waiting   string             `json:"waiting,omitempty"`
 	Note      string             `json:"note,omitempty"`
+	Tier      string             `json:"tier,omitempty"`
+	Rest      *function.Rest     `json:"rest,omitempty"`
+	Room      *function.Room     `json:"room,omitempty"`
 	Instances []function.Replica `json:"instances,omitempty"`
 	Settings  function.Settings  `json:"settings"`
 }
@@ -168,6 +184,7 @@ func (s *Server) functionStatus(w http.ResponseWriter, r *http.Request) error {
 	detailed := detailedStatus{FunctionStatus: status}
 	if e, ok := s.hub.endpoints(ref); ok {
 		detailed.Revision, detailed.Failure, detailed.Waiting, detailed.Note = e.Revision, e.Failure, e.Waiting, e.Note
+		detailed.Tier, detailed.Rest, detailed.Room = e.Tier().String(), e.Rest, e.Room
 		detailed.Instances, detailed.Settings = e.Replicas, e.Settings
 	}
 	web.WriteJSON(w, http.StatusOK, detailed)

@@ -36,8 +36,12 @@ type Rest struct {
 	Since time.Time `json:"since,omitzero"`
 }
 
-// Tier is the warmest tier of e's replicas.
+// Tier is how warm the function is: hot if replicas are wanted, else as warm as
+// the warmest that is kept.
 func (e Endpoints) Tier() Tier {
+	if e.Desired > 0 {
+		return Hot
+	}
 	tier := Asleep
 	for _, r := range e.Replicas {
 		switch {

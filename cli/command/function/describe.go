@@ -107,7 +107,7 @@ func callable(d client.Details) (ok bool, why string) {
 	case d.Failure != "":
 		return false, "no: it does not start: " + firstLine(d.Failure)
 	case d.Replicas == 0:
-		return true, "yes; it sleeps, and the first call wakes it"
+		return true, "yes; it sleeps, and the next call wakes it"
 	}
 	if d.Waiting != "" {
 		return false, "not yet: " + firstLine(d.Waiting) + "; calls wait for it"
@@ -131,11 +131,12 @@ func (o *describeOptions) table(t *term.Table, d description) {
 		row("Revision", fmt.Sprint(d.Revision))
 	}
 	row("Invocations", fmt.Sprint(d.InvocationCount))
+	row("Tier", tier(d.Details))
 	row("Replicas", fmt.Sprintf("%d ready of %d", d.AvailableReplicas, d.Replicas))
 	for _, r := range d.Instances {
 		row("  "+r.ID, instance(r))
 	}
-	if u := d.Usage; u != nil && d.AvailableReplicas > 0 {
+	if u := d.Usage; u != nil && len(d.Instances) > 0 {
 		row("Usage", fmt.Sprintf("%.0fm CPU, %s memory", u.CPU, term.Size(int64(u.TotalMemoryBytes))))
 	}
 	row("Limits", amounts(d.Limits))
@@ -180,10 +181,21 @@ func deref(m *map[string]string) map[string]string {
 
 func instance(r function.Replica) string {
 	state := "starting"
-	if r.Ready {
+	switch {
+	case r.Ready:
 		state = "ready"
+	case r.Tier != function.Hot:
+		state = r.Tier.String()
 	}
 	return fmt.Sprintf("%s, revision %d, at %s", state, r.Revision, r.Address)
+}
+
+// tier says how warm the function is and, if it sleeps, why so.
+func tier(d client.Details) string {
+	if d.Rest == nil || d.Rest.Why == "" {
+		return d.Tier
+	}
+	return fmt.Sprintf("%s since %s: %s", d.Tier, d.Rest.Since.Local().Format(time.DateTime), d.Rest.Why)
 }
 
 func amounts(r *types.FunctionResources) string {

@@ -9,11 +9,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/openfaas/faas-provider/types"
 	"github.com/spf13/cobra"
 
 	"github.com/graphene-faas/graphene/cli/command"
 	"github.com/graphene-faas/graphene/cli/term"
+	"github.com/graphene-faas/graphene/gateway/client"
+	"github.com/graphene-faas/graphene/internal/function"
 )
 
 type listOptions struct {
@@ -33,8 +34,8 @@ func listCommand(f *command.Factory) *cobra.Command {
 		Short:   "List functions",
 		GroupID: "function",
 		Long: `Lists the functions of a namespace. READY counts the replicas that can take
-calls, of those that there should be; 0/0 is a function that sleeps until it is
-called.`,
+calls, of those that there should be. A function that sleeps until it is called
+has 0/0 and how warm it is kept: frozen, zygote or asleep.`,
 		Example: `  graphene list
   graphene list --quiet | xargs graphene remove
   graphene list -o json --namespace lab`,
@@ -62,7 +63,7 @@ func (o *listOptions) run(ctx context.Context) error {
 	}
 	ctx, cancel := command.Timeout(ctx)
 	defer cancel()
-	all, err := c.Functions(ctx, o.f.Flags.Namespace)
+	all, err := c.List(ctx, o.f.Flags.Namespace)
 	if err != nil {
 		return err
 	}
@@ -86,7 +87,7 @@ func (o *listOptions) run(ctx context.Context) error {
 		}
 		t.Header(header...)
 		for _, s := range all {
-			row := []string{s.Name, strconv.FormatFloat(s.InvocationCount, 'f', -1, 64), fmt.Sprintf("%d/%d", s.AvailableReplicas, s.Replicas)}
+			row := []string{s.Name, strconv.FormatFloat(s.InvocationCount, 'f', -1, 64), readiness(s)}
 			if o.verbose {
 				row = append(row, s.Namespace, s.Image, s.CreatedAt.Format(time.RFC3339))
 			}
@@ -95,19 +96,28 @@ func (o *listOptions) run(ctx context.Context) error {
 	})
 }
 
+// readiness is what the column READY says.
+func readiness(s client.Listed) string {
+	text := fmt.Sprintf("%d/%d", s.AvailableReplicas, s.Replicas)
+	if s.Tier != "" && s.Tier != function.Hot.String() {
+		text += " " + s.Tier
+	}
+	return text
+}
+
 // order returns how --sort orders functions.
-func order(name string) (func(a, b types.FunctionStatus) int, error) {
+func order(name string) (func(a, b client.Listed) int, error) {
 	switch name {
 	case "name":
 		return byName, nil
 	case "invocations":
-		return func(a, b types.FunctionStatus) int {
+		return func(a, b client.Listed) int {
 			return cmp.Or(cmp.Compare(b.InvocationCount, a.InvocationCount), byName(a, b))
 		}, nil
 	case "created":
-		return func(a, b types.FunctionStatus) int { return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), byName(a, b)) }, nil
+		return func(a, b client.Listed) int { return cmp.Or(b.CreatedAt.Compare(a.CreatedAt), byName(a, b)) }, nil
 	}
 	return nil, command.Usagef("--sort is %q, want name, invocations or created", name)
 }
 
-func byName(a, b types.FunctionStatus) int { return strings.Compare(a.Name, b.Name) }
+func byName(a, b client.Listed) int { return strings.Compare(a.Name, b.Name) }
