@@ -100,9 +100,11 @@ type state struct {
 	readAt  time.Time
 	slots   int // of one replica, as last seen
 
-	asked   int       // replicas that were asked for,
-	askedAt time.Time // and when, until the provider has said the same; zero: it has
-	asking  bool      // the request is on its way
+	provided int       // replicas that the provider wants
+	asked    int       // replicas that were asked for,
+	askedAt  time.Time // and when, until the provider says something new; zero: it has
+	before   int       // what the provider wanted then
+	asking   int       // requests that are on their way
 
 	due     time.Time // when to look next; zero: when something happens
 	floor   int       // of an alert that fires
@@ -202,19 +204,18 @@ func (a *Autoscaler) Run(ctx context.Context) error {
 }
 
 // Wake asks for the replicas that the calls which wait for ref need, at least
-// least. It returns once they are asked for, by whomever. Errors are those of
-// the Scaler.
+// least. It is called while the provider wants none. Errors are fault.NotFound
+// and those of the Scaler.
 func (a *Autoscaler) Wake(ctx context.Context, ref function.Ref, least int) error {
 	a.mu.Lock()
+	if s := a.functions[ref]; s != nil {
+		s.askedAt = time.Time{} // whatever was asked for before, it sleeps
+	}
 	d, _ := a.look(time.Now(), ref, true)
 	s := a.functions[ref]
 	if s == nil {
 		a.mu.Unlock()
 		return fault.NotFound.Errorf("function %s is not deployed", ref)
-	}
-	if s.asking || !s.askedAt.IsZero() && s.asked > 0 {
-		a.mu.Unlock()
-		return nil
 	}
 	if a.o.Off || d.Desired < least {
 		d.Desired = least
@@ -255,7 +256,7 @@ func (a *Autoscaler) Alert(ctx context.Context, ref function.Ref, firing bool) e
 	default:
 		s.floor = 0
 	}
-	act := d.Desired != d.Previous && !s.asking
+	act := d.Desired != d.Previous && s.asking == 0
 	if act {
 		s.begin(d)
 	}
@@ -295,7 +296,7 @@ func (a *Autoscaler) look(now time.Time, ref function.Ref, publish bool) (d Deci
 
 	rest := sample.idle() && !sample.Partial && d.Desired == sample.Desired && (sample.Desired <= p.Min || p.Fixed()) && p.Type != function.ScaleCPU
 	switch {
-	case s.asking:
+	case s.asking > 0:
 		s.due = time.Time{} // its end is told
 	case !rest:
 		s.due = now.Add(tick)
@@ -307,7 +308,7 @@ func (a *Autoscaler) look(now time.Time, ref function.Ref, publish bool) (d Deci
 	a.arm(ref, s, p, d, sample, own, rest)
 	// Waking is the business of the call that waits, which learns from it why
 	// it fails.
-	return d, !a.o.Off && !s.asking && sample.Desired > 0 && d.Desired != sample.Desired && a.leads()
+	return d, !a.o.Off && s.asking == 0 && sample.Desired > 0 && d.Desired != sample.Desired && a.leads()
 }
 
 func (a *Autoscaler) leads() bool { return a.o.Peers == nil || a.o.Peers.Leading() }
@@ -345,7 +346,7 @@ func (a *Autoscaler) arm(ref function.Ref, s *state, p Policy, d Decision, sampl
 	default:
 		capacity := int(float64(sample.Ready+sample.Starting) * d.Inputs.Target)
 		above = max(capacity-(calls-mine), mine+mine/4)
-		if calls > capacity && d.Desired <= sample.Desired && !s.asking {
+		if calls > capacity && d.Desired <= sample.Desired && s.asking == 0 {
 			s.due = s.readAt.Add(recheck)
 		}
 	}
@@ -362,12 +363,13 @@ func (s *state) sample(now time.Time, e function.Endpoints, reading Reading) Sam
 	if now.Before(s.floored) {
 		sample.Floor = s.floor
 	}
-	if !s.askedAt.IsZero() {
-		if !s.asking && (e.Desired == s.asked || now.Sub(s.askedAt) > settle) {
-			s.askedAt = time.Time{}
-		} else {
-			sample.Desired = s.asked
-		}
+	s.provided = e.Desired
+	switch {
+	case s.askedAt.IsZero():
+	case s.asking == 0 && (s.provided != s.before || s.provided == s.asked || now.Sub(s.askedAt) > settle):
+		s.askedAt = time.Time{}
+	default:
+		sample.Desired = s.asked
 	}
 	for _, r := range e.Replicas {
 		if r.Ready {
@@ -384,7 +386,8 @@ func (s *state) sample(now time.Time, e function.Endpoints, reading Reading) Sam
 
 // begin notes that d is being carried out.
 func (s *state) begin(d Decision) {
-	s.asked, s.askedAt, s.asking = d.Desired, d.At, true
+	s.asked, s.askedAt, s.before = d.Desired, d.At, s.provided
+	s.asking++
 }
 
 // ask carries out d, which look or another has begun.
@@ -394,7 +397,7 @@ func (a *Autoscaler) ask(ctx context.Context, ref function.Ref, d Decision) erro
 	err := a.o.Scaler.Scale(ctx, ref, d.Desired)
 	a.mu.Lock()
 	if s := a.functions[ref]; s != nil {
-		s.asking = false
+		s.asking--
 		again := ""
 		if err != nil {
 			s.askedAt = time.Time{}

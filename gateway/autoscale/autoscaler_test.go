@@ -287,23 +287,10 @@ func TestWakingAsksForWhatTheWaitingCallsNeed(t *testing.T) {
 	})
 }
 
-func TestManyWhoWakeAreOneAndLearnWhyItFails(t *testing.T) {
+func TestWhoeverWakesLearnsWhyItFails(t *testing.T) {
 	inTime(t, labels("max", "5"), Options{}, func(_ *testing.T, p *platform) {
 		p.set(0)
 		p.load(1)
-		var all sync.WaitGroup
-		for range 20 {
-			all.Go(func() {
-				if err := p.a.Wake(p.t.Context(), echo, 1); err != nil {
-					p.t.Error(err)
-				}
-			})
-		}
-		all.Wait()
-		p.expect("by twenty", 1)
-
-		p.set(0)
-		time.Sleep(settle + time.Second)
 		p.refuse = fault.Unavailable.Errorf("no room")
 		if err := p.a.Wake(p.t.Context(), echo, 1); !errors.Is(err, fault.Unavailable) {
 			p.t.Errorf("the error is %v", err)
@@ -313,6 +300,20 @@ func TestManyWhoWakeAreOneAndLearnWhyItFails(t *testing.T) {
 		}
 		if err := p.a.Wake(p.t.Context(), function.Ref{Name: "other", Namespace: "n"}, 1); !errors.Is(err, fault.NotFound) {
 			p.t.Errorf("an unknown function: %v", err)
+		}
+	})
+}
+
+func TestAFunctionPutToSleepRightAfterItWokeWakesAgainAtOnce(t *testing.T) {
+	inTime(t, labels("max", "5"), Options{}, func(_ *testing.T, p *platform) {
+		for range 3 {
+			p.load(0)
+			p.set(0)
+			p.load(1)
+			if err := p.a.Wake(p.t.Context(), echo, 1); err != nil {
+				p.t.Error(err)
+			}
+			p.expect("each time", 1)
 		}
 	})
 }
