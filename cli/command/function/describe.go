@@ -107,7 +107,7 @@ func callable(d client.Details) (ok bool, why string) {
 	case d.Failure != "":
 		return false, "no: it does not start: " + firstLine(d.Failure)
 	case d.Replicas == 0:
-		return true, "yes; it sleeps, and the next call wakes it"
+		return true, "yes; it sleeps, and the first call wakes it"
 	}
 	if d.Waiting != "" {
 		return false, "not yet: " + firstLine(d.Waiting) + "; calls wait for it"
