@@ -42,6 +42,8 @@ var (
 		"Replicas a function should have."}
 	serviceReadyCount = Definition{"gateway_service_ready_count", "gauge", []string{"function_name"},
 		"Replicas that are ready to take calls."}
+	serviceTier = Definition{"gateway_service_tier_count", "gauge", []string{"function_name", "tier"},
+		"Replicas by how warm they are: hot, frozen or zygote; and 1 for asleep, without any."}
 	serviceMin = Definition{"gateway_service_min", "gauge", []string{"function_name"},
 		"Replicas a function is woken with."}
 	requestsTotal = Definition{"http_requests_total", "counter", []string{"method", "path", "status"},
@@ -55,7 +57,7 @@ var (
 func Definitions() []Definition {
 	return []Definition{
 		functionsSeconds, invocationTotal, invocationStarted, invocationInflight,
-		serviceCount, serviceReadyCount, serviceMin,
+		serviceCount, serviceReadyCount, serviceMin, serviceTier,
 		requestsTotal, requestSeconds,
 		queueSubmitted, queueProcessed, queueInflight, queuePending, queueAge, queueReconnects,
 		identityRules, identityIssuer, identityRefused,
@@ -121,35 +123,44 @@ func histogramVec(d Definition) *prometheus.HistogramVec {
 
 // A services collector reads replica counts from the route table.
 type services struct {
-	all               iter.Seq[function.Endpoints]
-	count, ready, min *prometheus.Desc
+	all                     iter.Seq[function.Endpoints]
+	count, ready, min, tier *prometheus.Desc
 }
 
 func newServices(all iter.Seq[function.Endpoints]) *services {
 	desc := func(d Definition) *prometheus.Desc { return prometheus.NewDesc(d.Name, d.Help, d.Labels, nil) }
-	return &services{all: all, count: desc(serviceCount), ready: desc(serviceReadyCount), min: desc(serviceMin)}
+	return &services{all: all, count: desc(serviceCount), ready: desc(serviceReadyCount), min: desc(serviceMin), tier: desc(serviceTier)}
 }
 
 func (s *services) Describe(ch chan<- *prometheus.Desc) {
 	ch <- s.count
 	ch <- s.ready
 	ch <- s.min
+	ch <- s.tier
 }
 
 func (s *services) Collect(ch chan<- prometheus.Metric) {
 	for e := range s.all {
 		ready := 0
+		tiers := map[function.Tier]int{}
 		for _, r := range e.Replicas {
 			if r.Ready {
 				ready++
 			}
+			tiers[r.Tier]++
+		}
+		if e.Tier() == function.Asleep {
+			tiers[function.Asleep] = 1
 		}
 		name := e.Ref.String()
-		gauge := func(d *prometheus.Desc, v int) prometheus.Metric {
-			return prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), name)
+		gauge := func(d *prometheus.Desc, v int, labels ...string) prometheus.Metric {
+			return prometheus.MustNewConstMetric(d, prometheus.GaugeValue, float64(v), append([]string{name}, labels...)...)
 		}
 		ch <- gauge(s.count, e.Desired)
 		ch <- gauge(s.ready, ready)
 		ch <- gauge(s.min, e.Min)
+		for _, tier := range []function.Tier{function.Hot, function.Frozen, function.Zygote, function.Asleep} {
+			ch <- gauge(s.tier, tiers[tier], tier.String())
+		}
 	}
 }

@@ -108,6 +108,10 @@ func TestReplicaCountsAreReadWhenSomebodyAsks(t *testing.T) {
 		`gateway_service_count{function_name="echo.openfaas-fn"} 3`,
 		`gateway_service_min{function_name="echo.openfaas-fn"} 1`,
 		`gateway_service_ready_count{function_name="echo.openfaas-fn"} 2`,
+		`gateway_service_tier_count{function_name="echo.openfaas-fn",tier="asleep"} 0`,
+		`gateway_service_tier_count{function_name="echo.openfaas-fn",tier="frozen"} 0`,
+		`gateway_service_tier_count{function_name="echo.openfaas-fn",tier="hot"} 3`,
+		`gateway_service_tier_count{function_name="echo.openfaas-fn",tier="zygote"} 0`,
 	}
 	if diff := cmp.Diff(want, scrape(t, m, "gateway_service")); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

@@ -44,7 +44,7 @@ func freeze(root int) (*frost, error) {
 		if settled {
 			return &f, nil
 		}
-		time.Sleep(freezePause)
+		<-time.After(freezePause)
 	}
 	f.thaw()
 	return nil, fmt.Errorf("freeze process %d: its processes do not all stop", root)
@@ -142,7 +142,7 @@ func childrenOf(pid int) ([]int, error) {
 		if err != nil {
 			continue // the thread has ended
 		}
-		for _, field := range strings.Fields(string(text)) {
+		for field := range strings.FieldsSeq(string(text)) {
 			child, err := strconv.Atoi(field)
 			if err != nil {
 				return nil, err
