@@ -128,6 +128,7 @@ OpenFaaS: stack files, logins, gateways and function images are the same.
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return command.Usagef("%w; \"%s --help\" shows what there is", err, cmd.CommandPath())
 	})
+	root.InitDefaultCompletionCmd() // now, and not when it runs, so that it is a noun like others
 	nounsWantVerbs(root)
 	return root
 }
@@ -154,6 +155,7 @@ func nounsWantVerbs(root *cobra.Command) {
 		if !c.HasSubCommands() || c.Runnable() {
 			continue
 		}
+		c.Args = command.NoArgs
 		c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 		nounsWantVerbs(c)
 	}
