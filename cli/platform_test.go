@@ -28,6 +28,7 @@ import (
 	"github.com/graphene-faas/graphene/internal/pyenv"
 	"github.com/graphene-faas/graphene/internal/web"
 	"github.com/graphene-faas/graphene/provider"
+	"github.com/graphene-faas/graphene/provider/local"
 )
 
 const password = "open sesame"
@@ -54,7 +55,14 @@ func startPlatform(ctx context.Context, dir string, builds function.Builds) (url
 	}
 	fake := newRuntime("unix:" + socket)
 	version := types.VersionInfo{Release: "v1.2.3", SHA: "abc"}
+	keys, err := local.OpenAPIKeys(filepath.Join(dir, "api-keys.json"))
+	if err != nil {
+		replicas.Close()
+		return "", nil, err
+	}
 	functions := provider.New(provider.Options{
+		APIKeys:    keys,
+		Objects:    keys,
 		Runtime:    fake,
 		Secrets:    fake,
 		Logs:       fake,

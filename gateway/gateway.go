@@ -46,6 +46,8 @@ type Gateway struct {
 	async   *async.API // nil without a queue
 	// sessions are those of browsers; nil without issuers.
 	sessions *session.Sessions
+	apiKeys  auth.APIKeys
+	who      auth.Authenticator // finds out who sends requests
 	handler  http.Handler
 	audited  *slog.Logger // for what was done and refused; it reaches the audit log too
 	// stopping is set when Run's context has ended.
@@ -67,7 +69,7 @@ func New(o Options) *Gateway {
 	o.ReadTimeout = cmp.Or(o.ReadTimeout, time.Minute)
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, time.Minute)
 
-	g := &Gateway{o: o, audited: o.Log}
+	g := &Gateway{o: o, audited: o.Log, apiKeys: auth.APIKeys{Log: o.Log}}
 	if o.Audit != nil {
 		g.audited = slog.New(slog.NewMultiHandler(o.Log.Handler(), o.Audit))
 	}
@@ -81,6 +83,8 @@ func New(o Options) *Gateway {
 		Invocations: g.metrics.Invocations,
 		Scaling:     g.explain,
 		Alert:       g.alert,
+		MakeAPIKey:  g.makeAPIKey,
+		APIKeyUsed:  g.apiKeys.LastUsed,
 		Version:     o.Version,
 		Target:      o.Target,
 		Builds:      builds,
@@ -100,10 +104,11 @@ func New(o Options) *Gateway {
 	})
 	g.newScaler()
 	g.watcher = &invoke.Watcher{
-		Client: &http.Client{Transport: o.Provider},
-		URL:    o.ProviderURL,
-		Table:  g.table,
-		Log:    o.Log,
+		Client:  &http.Client{Transport: o.Provider},
+		URL:     o.ProviderURL,
+		Table:   g.table,
+		Objects: listener{g},
+		Log:     o.Log,
 	}
 	calls := invoke.ProxyOptions{Version: o.Version.Release, Tracer: o.Tracer, Log: o.Log}
 	if o.Tokens != nil {
@@ -122,6 +127,7 @@ func New(o Options) *Gateway {
 		g.metrics.AddQueue(o.QueueMetrics, g.queueStates)
 	}
 	g.sessions = g.newSessions()
+	g.who = g.authenticators()
 	o.Proxies.Vouched = g.fromQueue
 	g.handler = o.Proxies.Behind(g.routes())
 	return g

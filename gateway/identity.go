@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/graphene-faas/graphene/gateway/api"
 	"github.com/graphene-faas/graphene/gateway/auth"
 	"github.com/graphene-faas/graphene/gateway/invoke"
 	"github.com/graphene-faas/graphene/internal/fault"
@@ -23,18 +24,47 @@ const (
 	wantToken = `Bearer realm=IAM function invoke`
 )
 
-// authenticate finds out who sent r.
-func (g *Gateway) authenticate(r *http.Request) (auth.Caller, error) {
+// authenticators are those who are asked who sent a request, in this order.
+func (g *Gateway) authenticators() auth.Chain {
+	chain := auth.Chain{&g.apiKeys}
 	if g.o.Tokens != nil {
-		return auth.Chain{g.o.Tokens, browsers{g.sessions, g.o.Tokens}, g.o.Authenticator}.Authenticate(r)
+		chain = append(chain, g.o.Tokens, browsers{g.sessions, g.o.Tokens})
 	}
-	return g.o.Authenticator.Authenticate(r)
+	return append(chain, g.o.Authenticator)
 }
 
-// verify finds out whose a token is that a request brings elsewhere than in its
-// headers.
+// authenticate finds out who sent r.
+func (g *Gateway) authenticate(r *http.Request) (auth.Caller, error) { return g.who.Authenticate(r) }
+
+// verify finds out whose a token or API key is that a request brings elsewhere
+// than in its headers.
 func (g *Gateway) verify(ctx context.Context, raw string) (auth.Caller, error) {
+	if auth.IsAPIKey(raw) {
+		return g.apiKeys.Verify(raw)
+	}
 	return g.o.Tokens.Verify(ctx, raw)
+}
+
+// A listener hands on what the provider says about identity.
+type listener struct{ *Gateway }
+
+// SetObject implements [invoke.Objects].
+func (l listener) SetObject(o function.Object) { l.apiKeys.SetObject(o) }
+
+// ObjectsSynced implements [invoke.Objects].
+func (l listener) ObjectsSynced() { l.apiKeys.ObjectsSynced() }
+
+// makeAPIKey makes a key for the caller that ctx belongs to, who can give away
+// only what is theirs.
+func (g *Gateway) makeAPIKey(ctx context.Context, k *api.NewAPIKey) error {
+	caller := auth.CallerOf(ctx)
+	if !auth.Covers(caller, k.Statement()) {
+		return fault.Denied.Errorf("%s may not give away more than they may do themselves", caller.Subject)
+	}
+	k.CreatedBy = caller.String()
+	k.Key, k.ID, k.Hash = auth.NewAPIKey()
+	web.Annotate(ctx, slog.String("api_key", k.ID))
+	return nil
 }
 
 // guarded finds out who the caller is before anything else happens, and logs
@@ -97,6 +127,7 @@ func (g *Gateway) admit(r *http.Request, ref function.Ref, annotations map[strin
 	if caller.Admin {
 		r.Header.Del("Authorization")
 	}
+	auth.HideAPIKey(r)
 	return g.refused(r.Context(), r.RemoteAddr, caller, ref, err)
 }
 
@@ -169,6 +200,7 @@ func (g *Gateway) identified(next http.Handler) http.Handler {
 		if s.caller.Admin {
 			r.Header.Del("Authorization") // which is kept with the call, and given to the function
 		}
+		auth.HideAPIKey(r)
 		next.ServeHTTP(w, r)
 	})
 }

@@ -49,6 +49,9 @@ func (g *Gateway) answerVerify(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	web.Annotate(r.Context(), slog.String("caller", caller.String()))
+	if caller.OnlyCalls() {
+		return fault.Denied.Errorf("a function token is for functions")
+	}
 	if wanted := r.URL.Query()["role"]; len(wanted) > 0 && !caller.Admin &&
 		!slices.ContainsFunc(caller.Roles(), func(role string) bool { return slices.Contains(wanted, role) }) {
 		web.Annotate(r.Context(), slog.Bool("allowed", false))

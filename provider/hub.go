@@ -14,65 +14,92 @@ import (
 // come back. A reader that was away for longer starts over.
 const maxTombstones = 1024
 
-// A hub keeps the latest event of every function and tells any number of
-// readers. It holds no queue per reader: a reader that is slow, or that was
-// away, gets the latest state of each function that changed meanwhile, once.
+// A hub keeps the latest event of every function and object and tells any
+// number of readers. It holds no queue per reader: a reader that is slow, or
+// that was away, gets the latest state of each that changed meanwhile, once.
 type hub struct {
 	epoch string
 
 	mu       sync.Mutex
 	revision int64
-	order    *list.List // of function.Event, by revision; the latest of each function only
-	places   map[function.Ref]*list.Element
+	order    *list.List // of function.Event, by revision; the latest of each subject only
+	places   map[subject]*list.Element
 	removed  int           // how many of them are removals
 	floor    int64         // removals up to here may be forgotten
-	synced   bool          // everything that exists has been reported
+	unsynced int           // sources that have not reported everything that exists
 	changed  chan struct{} // closed, and replaced, at every change
 }
 
-func newHub() *hub {
+// A subject is what an event is about: a function, or an object of some kind.
+type subject struct {
+	function     function.Ref
+	object, name string
+}
+
+// about returns what e is about, and whether that is gone.
+func about(e function.Event) (s subject, gone bool) {
+	switch {
+	case e.Endpoints != nil:
+		return subject{function: e.Endpoints.Ref}, false
+	case e.Removed != nil:
+		return subject{function: *e.Removed}, true
+	}
+	return subject{object: e.Object.Kind, name: e.Object.Name}, e.Object.Content == nil
+}
+
+// newHub returns a hub that a number of sources report to.
+func newHub(sources int) *hub {
 	return &hub{
-		epoch:   rand.Text(),
-		order:   list.New(),
-		places:  map[function.Ref]*list.Element{},
-		changed: make(chan struct{}),
+		unsynced: sources,
+		epoch:    rand.Text(),
+		order:    list.New(),
+		places:   map[subject]*list.Element{},
+		changed:  make(chan struct{}),
 	}
 }
 
-// publish takes an event from the runtime. It never waits for a reader.
+// publish takes an event from a source. It never waits for a reader.
 func (h *hub) publish(e function.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch {
-	case e.Synced:
-		h.synced = true
-	case e.Endpoints != nil:
-		h.put(e.Endpoints.Ref, e)
-	case e.Removed != nil:
-		if at, known := h.places[*e.Removed]; !known || at.Value.(function.Event).Removed != nil {
-			return
-		}
-		h.put(*e.Removed, e)
-		h.removed++
-		h.forget()
+	if e.Synced {
+		h.unsynced--
+	} else if !h.put(e) {
+		return
 	}
 	close(h.changed)
 	h.changed = make(chan struct{})
 }
 
-func (h *hub) put(ref function.Ref, e function.Event) {
-	if at, known := h.places[ref]; known {
+// put keeps an event, and reports whether it says anything new.
+func (h *hub) put(e function.Event) bool {
+	s, gone := about(e)
+	at, known := h.places[s]
+	if gone {
+		if !known {
+			return false
+		}
+		if _, already := about(at.Value.(function.Event)); already {
+			return false
+		}
+	}
+	if known {
 		h.drop(at)
 	}
 	h.revision++
 	e.Epoch, e.Revision = h.epoch, h.revision
-	h.places[ref] = h.order.PushBack(e)
+	h.places[s] = h.order.PushBack(e)
+	if gone {
+		h.removed++
+		h.forget()
+	}
+	return true
 }
 
 func (h *hub) drop(at *list.Element) {
 	e := at.Value.(function.Event)
 	h.order.Remove(at)
-	if e.Removed != nil {
+	if _, gone := about(e); gone {
 		h.removed--
 	}
 }
@@ -81,9 +108,10 @@ func (h *hub) drop(at *list.Element) {
 func (h *hub) forget() {
 	for at := h.order.Front(); h.removed > maxTombstones; {
 		next := at.Next()
-		if e := at.Value.(function.Event); e.Removed != nil {
+		e := at.Value.(function.Event)
+		if s, gone := about(e); gone {
 			h.floor = e.Revision
-			delete(h.places, *e.Removed)
+			delete(h.places, s)
 			h.drop(at)
 		}
 		at = next
@@ -94,7 +122,7 @@ func (h *hub) forget() {
 func (h *hub) endpoints(ref function.Ref) (function.Endpoints, bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	at, known := h.places[ref]
+	at, known := h.places[subject{function: ref}]
 	if !known {
 		return function.Endpoints{}, false
 	}
@@ -124,7 +152,7 @@ func (h *hub) stream(ctx context.Context, epoch string, revision int64, send fun
 		}
 		events := h.after(revision)
 		revision = h.revision
-		if first && h.synced {
+		if first && h.unsynced <= 0 {
 			first = false
 			events = append(events, function.Event{Epoch: h.epoch, Revision: revision, Synced: true, Reset: reset})
 		}
@@ -158,7 +186,7 @@ func (h *hub) after(revision int64) []function.Event {
 	var events []function.Event
 	for ; at != nil; at = at.Next() {
 		e := at.Value.(function.Event)
-		if revision == 0 && e.Removed != nil {
+		if _, gone := about(e); gone && revision == 0 {
 			continue // who knows nothing has nothing to forget
 		}
 		events = append(events, e)

@@ -31,6 +31,10 @@ func show(e function.Event) string {
 		return "synced"
 	case e.Removed != nil:
 		return "-" + e.Removed.Name
+	case e.Object != nil && e.Object.Content == nil:
+		return e.Object.Name + ":gone"
+	case e.Object != nil:
+		return e.Object.Name + ":" + string(e.Object.Content)
 	}
 	return fmt.Sprint(e.Endpoints.Name, "=", e.Endpoints.Desired)
 }
@@ -74,7 +78,7 @@ func (l *listener) expect(want ...string) {
 func TestAReaderGetsEverythingAndThenChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		h := newHub()
+		h := newHub(1)
 		early := listen(t, ctx, h, "", 0)
 		h.publish(lives("a", 1))
 		early.expect("a=1") // but not synced: there may be more
@@ -102,7 +106,7 @@ func TestASlowReaderGetsTheLatestOfEachFunction(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		h := newHub()
+		h := newHub(1)
 		h.publish(function.Event{Synced: true})
 		l := listen(t, ctx, h, "", 0)
 		l.expect("synced, all")
@@ -123,7 +127,7 @@ func TestAReaderThatComesBackGetsWhatItMissed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		h := newHub()
+		h := newHub(1)
 		for _, name := range []string{"a", "b", "c"} {
 			h.publish(lives(name, 1))
 		}
@@ -142,7 +146,7 @@ func TestRemovalsAreForgottenInTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		h := newHub()
+		h := newHub(1)
 		h.publish(lives("stays", 1))
 		h.publish(function.Event{Synced: true})
 		left := h.revision
@@ -162,7 +166,7 @@ func TestRevisionsGrowWithinAStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		h := newHub()
+		h := newHub(1)
 		h.publish(lives("a", 1))
 		h.publish(lives("b", 1))
 		h.publish(function.Event{Synced: true})
@@ -180,5 +184,34 @@ func TestRevisionsGrowWithinAStream(t *testing.T) {
 		if e, ok := h.endpoints(ref("a")); !ok || e.Desired != 2 {
 			t.Errorf("endpoints of a are %+v, %t", e, ok)
 		}
+	})
+}
+
+func object(name, content string) function.Event {
+	o := &function.Object{Kind: "Key", Name: name}
+	if content != "" {
+		o.Content = []byte(content)
+	}
+	return function.Event{Object: o}
+}
+
+func TestObjectsAreToldBesideFunctionsAndForgottenWhenTheyAreGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		h := newHub(2)
+		h.publish(lives("f", 1))
+		h.publish(function.Event{Synced: true})
+		h.publish(object("f", "1"))
+		early := listen(t, ctx, h, "", 0)
+		early.expect("f=1", "f:1") // but not synced: there is another source
+		h.publish(function.Event{Synced: true})
+		early.expect("synced, all")
+		for _, e := range []function.Event{object("f", "2"), object("none", ""), object("f", ""), object("f", ""), gone("f")} {
+			h.publish(e)
+			synctest.Wait()
+		}
+		early.expect("f:2", "f:gone", "-f")
+		listen(t, ctx, h, "", 0).expect("synced, all")
 	})
 }

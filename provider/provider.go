@@ -20,9 +20,11 @@ import (
 	"github.com/gorilla/mux"
 	"github.com/openfaas/faas-provider/logs"
 	"github.com/openfaas/faas-provider/types"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/iam"
 	"github.com/graphene-faas/graphene/internal/web"
 )
 
@@ -105,6 +107,25 @@ type SecretFinder interface {
 	FindSecrets(ctx context.Context, namespace string, names []string) (missing []string, err error)
 }
 
+// APIKeys keeps what is known of API keys; never the keys themselves.
+type APIKeys interface {
+	// APIKeys returns them all, in the order of their IDs.
+	APIKeys(ctx context.Context) ([]iam.APIKey, error)
+	// CreateAPIKey returns fault.Exists if there is one of that ID.
+	CreateAPIKey(ctx context.Context, k iam.APIKey) error
+	// DeleteAPIKey returns fault.NotFound if there is none of that ID.
+	DeleteAPIKey(ctx context.Context, id string) error
+}
+
+// Objects are what gateways must know besides functions.
+type Objects interface {
+	// WatchObjects reports them until ctx ends, and then returns nil: an event
+	// with Object for each there is, one with Synced, and from then on one for
+	// each change, as soon as it is known here. Otherwise it is as Watch of a
+	// [Runtime].
+	WatchObjects(ctx context.Context, report func(function.Event)) error
+}
+
 // A LoadTaker is a runtime that wants to know which replicas are busy, so that
 // it removes others first.
 type LoadTaker interface {
@@ -120,6 +141,8 @@ type Options struct {
 	Logs       Logs               // nil: logs are not supported
 	Namespaces Namespaces         // nil: only the default one
 	Load       LoadTaker          // nil: nobody wants to know
+	APIKeys    APIKeys            // nil: there are none, and the API says so
+	Objects    Objects            // nil: gateways need know nothing else
 	Info       types.ProviderInfo // what /system/info answers
 	MaxBody    int64              // longest request body in bytes; 0 is 1 MiB
 	Log        *slog.Logger
@@ -139,12 +162,21 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{Options: o, hub: newHub()}
+	sources := 1
+	if o.Objects != nil {
+		sources++
+	}
+	return &Server{Options: o, hub: newHub(sources)}
 }
 
 // Run keeps the stream of endpoints true until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
-	return s.Runtime.Watch(ctx, s.hub.publish)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.Runtime.Watch(ctx, s.hub.publish) })
+	if s.Objects != nil {
+		group.Go(func() error { return s.Objects.WatchObjects(ctx, s.hub.publish) })
+	}
+	return group.Wait()
 }
 
 // Handler returns the API: /system/…, /endpoints, /load and /healthz.
@@ -177,6 +209,10 @@ func (s *Server) Handler() http.Handler {
 		handle("PUT", path, s.updateNamespace)
 		handle("DELETE", path, s.deleteNamespace)
 	}
+
+	handle("GET", "/system/api-keys", s.listAPIKeys)
+	handle("POST", "/system/api-keys", s.createAPIKey)
+	handle("DELETE", "/system/api-keys/"+name, s.deleteAPIKey)
 
 	handle("GET", "/endpoints", s.streamEndpoints)
 	handle("POST", "/load", s.reportLoad)

@@ -167,12 +167,18 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	python.look = choosePython(functions.ReachesClosed()) // nobody asks before something is deployed
+	apiKeys, err := local.OpenAPIKeys(dir.join("auth/api-keys.json"))
+	if err != nil {
+		return err
+	}
 	janitor := newJanitor(functions, registry, o.Log)
 	functionsAPI := provider.New(provider.Options{
 		Runtime:    janitor,
 		Secrets:    functions,
 		Logs:       functions,
 		Namespaces: functions,
+		APIKeys:    apiKeys,
+		Objects:    apiKeys,
 		Info:       types.ProviderInfo{Name: "graphene-local", Orchestration: "process", Version: &o.Version},
 		Log:        o.Log,
 	})

@@ -43,6 +43,11 @@ type Options struct {
 	// Alert scales a function as an alert that fires, or is resolved, asks for;
 	// nil knows no function.
 	Alert func(ctx context.Context, ref function.Ref, firing bool) error
+	// MakeAPIKey completes a key that the caller ctx belongs to has asked for
+	// by its secret, ID, hash and maker, or refuses it; nil makes none.
+	MakeAPIKey func(ctx context.Context, k *NewAPIKey) error
+	// APIKeyUsed returns when a key was seen last; nil does not know.
+	APIKeyUsed func(id string) time.Time
 	// Version is the gateway's own.
 	Version types.VersionInfo
 	// Target says what functions must be built for; nil says nothing.
@@ -83,6 +88,12 @@ func New(o Options) *API {
 		o.Alert = func(_ context.Context, ref function.Ref, _ bool) error {
 			return fault.NotFound.Errorf("function %s is not deployed", ref)
 		}
+	}
+	if o.MakeAPIKey == nil {
+		o.MakeAPIKey = noAPIKeys
+	}
+	if o.APIKeyUsed == nil {
+		o.APIKeyUsed = func(string) time.Time { return time.Time{} }
 	}
 	return &API{o: o}
 }
@@ -129,6 +140,10 @@ func (a *API) Routes() []Route {
 		// Some documentation of OpenFaaS spells these two in the plural.
 		route("PUT", "/system/namespaces"+namespace, "Namespace:Update", a.namespaceInPath, a.pass),
 		route("DELETE", "/system/namespaces"+namespace, "Namespace:Delete", a.namespaceInPath, a.pass),
+
+		route("GET", "/system/api-keys", "Key:List", a.everything, a.listAPIKeys),
+		route("POST", "/system/api-keys", "Key:Create", a.wholeBody, a.createAPIKey),
+		route("DELETE", "/system/api-keys/{id}", "Key:Delete", a.keyInPath, a.pass),
 
 		route("GET", "/system/info", "System:Info", a.everything, a.info),
 		route("GET", "/system/telemetry", "System:Info", a.everything, a.pass),

@@ -101,6 +101,10 @@ func (t *Tokens) issue(c Caller, claims map[string]any, expiry time.Duration, no
 	return Issued{Token: token, Expires: expiry}, nil
 }
 
+// OnlyCalls reports whether c is known by a token that is good for calls of
+// functions alone. Functions get to see it, so it must not open other doors.
+func (c Caller) OnlyCalls() bool { return c.Issuer == ownIssuer }
+
 // ownCaller returns the bearer of one of the platform's own tokens.
 func (s *state) ownCaller(claims iam.Claims, expires time.Time) (Caller, error) {
 	subject, federated := strings.CutPrefix(claims.Text("sub"), claimFederated)

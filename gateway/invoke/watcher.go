@@ -25,8 +25,24 @@ type Watcher struct {
 	// URL is the provider's.
 	URL   *url.URL
 	Table *Table
-	Log   *slog.Logger
+	// Objects is told of everything that is no function; nil is nobody.
+	Objects Objects
+	Log     *slog.Logger
+
+	objects map[objectKey]bool // that Objects knows; Run's own
 }
+
+// Objects is told what the provider says besides functions. It is called from
+// one goroutine at a time.
+type Objects interface {
+	// SetObject takes an object as it is from now on; one without content is
+	// gone.
+	SetObject(function.Object)
+	// ObjectsSynced says that everything there is has been told once.
+	ObjectsSynced()
+}
+
+type objectKey struct{ kind, name string }
 
 // Pauses between attempts to reach the provider. They grow while it is away.
 const (
@@ -73,7 +89,7 @@ func (w *Watcher) follow(ctx context.Context, at *position) error {
 	defer body.Close()
 
 	lines := json.NewDecoder(body)
-	listed := map[function.Ref]bool{}
+	listed, objects := map[function.Ref]bool{}, map[objectKey]bool{}
 	for synced := false; ; {
 		var e function.Event
 		if err := lines.Decode(&e); err != nil {
@@ -91,12 +107,21 @@ func (w *Watcher) follow(ctx context.Context, at *position) error {
 		case e.Removed != nil:
 			w.Table.Remove(*e.Removed)
 			delete(listed, *e.Removed)
+		case e.Object != nil:
+			w.setObject(*e.Object)
+			if !synced {
+				objects[objectKey{e.Object.Kind, e.Object.Name}] = true
+			}
 		case e.Synced:
 			if e.Reset {
 				w.forget(listed)
+				w.forgetObjects(objects)
+			}
+			if w.Objects != nil {
+				w.Objects.ObjectsSynced()
 			}
 			w.Table.Synced()
-			synced, listed = true, nil
+			synced, listed, objects = true, nil, nil
 		}
 		if synced {
 			// Not earlier: a listing that broke off in the middle must be
@@ -131,6 +156,29 @@ func (w *Watcher) forget(listed map[function.Ref]bool) {
 	for e := range w.Table.All() {
 		if !listed[e.Ref] {
 			w.Table.Remove(e.Ref)
+		}
+	}
+}
+
+func (w *Watcher) setObject(o function.Object) {
+	if w.Objects == nil {
+		return
+	}
+	key := objectKey{o.Kind, o.Name}
+	if w.objects == nil {
+		w.objects = map[objectKey]bool{}
+	}
+	if w.objects[key] = true; o.Content == nil {
+		delete(w.objects, key)
+	}
+	w.Objects.SetObject(o)
+}
+
+// forgetObjects does the same for objects.
+func (w *Watcher) forgetObjects(listed map[objectKey]bool) {
+	for key := range w.objects {
+		if !listed[key] {
+			w.setObject(function.Object{Kind: key.kind, Name: key.name})
 		}
 	}
 }

@@ -27,6 +27,12 @@ type stream struct {
 // the streams it opens.
 func startWatcher(t *testing.T, table *Table) <-chan stream {
 	t.Helper()
+	return startWatcherOf(t, table, nil)
+}
+
+// startWatcherOf does so for objects too.
+func startWatcherOf(t *testing.T, table *Table, objects Objects) <-chan stream {
+	t.Helper()
 	streams := make(chan stream)
 	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/endpoints" {
@@ -61,7 +67,7 @@ func startWatcher(t *testing.T, table *Table) <-chan stream {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &Watcher{Client: client(t), URL: base, Table: table, Log: testkit.Log(t)}
+	w := &Watcher{Client: client(t), URL: base, Table: table, Objects: objects, Log: testkit.Log(t)}
 	var run sync.WaitGroup
 	run.Go(func() {
 		if err := w.Run(ctx); err != nil {
@@ -198,4 +204,48 @@ func TestARestartedProviderTakesOverWithoutAGap(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// told is what a listener to objects has heard.
+type told chan string
+
+func (h told) SetObject(o function.Object) { h <- o.Kind + " " + o.Name + " " + string(o.Content) }
+func (h told) ObjectsSynced()              { h <- "synced" }
+
+func TestObjectsAreHandedOnAndThoseThatACompleteListingDoesNotNameAreGone(t *testing.T) {
+	heard := make(told)
+	streams := startWatcherOf(t, NewTable(TableOptions{}), heard)
+	object := func(revision int64, name, content string) function.Event {
+		o := &function.Object{Kind: "Key", Name: name}
+		if content != "" {
+			o.Content = json.RawMessage(content)
+		}
+		return function.Event{Epoch: "e", Revision: revision, Object: o}
+	}
+	expect := func(want ...string) {
+		t.Helper()
+		for _, w := range want {
+			if got := <-heard; got != w {
+				t.Errorf("heard %q, want %q", got, w)
+			}
+		}
+	}
+	s := <-streams
+	s.events <- object(1, "a", "1")
+	expect("Key a 1")
+	s.events <- object(2, "b", "1")
+	expect("Key b 1")
+	s.events <- function.Event{Epoch: "e", Revision: 2, Synced: true, Reset: true}
+	expect("synced")
+	s.events <- object(3, "c", `"x"`)
+	expect(`Key c "x"`)
+	s.events <- object(4, "c", "")
+	expect("Key c ")
+	close(s.events)
+
+	s = <-streams
+	s.events <- object(1, "b", "2")
+	expect("Key b 2")
+	s.events <- function.Event{Epoch: "f", Revision: 1, Synced: true, Reset: true}
+	expect("Key a ", "synced")
 }

@@ -1,6 +1,9 @@
 package function
 
-import "strings"
+import (
+	"encoding/json"
+	"strings"
+)
 
 // Endpoints says how one function can be reached at one moment: everything
 // the gateway needs to know to send it a request. It is a value; whoever
@@ -88,7 +91,7 @@ type Startup struct {
 const HeaderCapacity = "X-Max-Inflight"
 
 // An Event is one line of the provider's endpoints stream. Exactly one of
-// Endpoints, Removed and Synced is set.
+// Endpoints, Removed, Object and Synced is set.
 type Event struct {
 	// Epoch names one life of the provider. Revisions of different epochs
 	// cannot be compared: after a change of epoch the stream starts over with
@@ -99,9 +102,19 @@ type Event struct {
 	Revision  int64      `json:"revision"`
 	Endpoints *Endpoints `json:"endpoints,omitempty"`
 	Removed   *Ref       `json:"removed,omitempty"`
+	Object    *Object    `json:"object,omitempty"`
 	// Synced ends the initial listing; what follows are changes as they happen.
 	Synced bool `json:"synced,omitempty"`
 	// Reset, on the Synced event, says that the listing was complete: a
 	// function that was not in it does not exist any more.
 	Reset bool `json:"reset,omitempty"`
+}
+
+// An Object is something that gateways must know besides functions, such as
+// whom to believe.
+type Object struct {
+	Kind string `json:"kind"`
+	Name string `json:"name"` // unique among those of its kind
+	// Content is all there is to know about it; none says that it is gone.
+	Content json.RawMessage `json:"content,omitempty"`
 }

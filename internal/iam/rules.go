@@ -166,6 +166,10 @@ const (
 	claimStart = "jwt:"
 )
 
+// reserved are the names of issuers that stand for the platform itself: for
+// its function tokens, and its API keys.
+var reserved = []string{"graphene", "api-key"}
+
 // Algorithms lists how tokens of issuers may be signed: by the algorithms with
 // a public key. A secret shared with the issuer would be one more thing to
 // steal, and "none" is no signature.
@@ -247,7 +251,7 @@ func (r *Rules) check() []string {
 	return problems
 }
 
-// Check returns what is wrong with an issuer, in order; its name aside.
+// Check returns what is wrong with an issuer, in order.
 func (i *Issuer) Check() (problems []string) {
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
 	for field, text := range map[string]string{"iss": i.Iss, "issInternal": i.IssInternal} {
@@ -258,6 +262,9 @@ func (i *Issuer) Check() (problems []string) {
 		if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 			problem("%s is %q, want a URL such as https://login.example.com/realms/acme", field, text)
 		}
+	}
+	if slices.Contains(reserved, i.Name) {
+		problem("name %q is the platform's own", i.Name)
 	}
 	if len(i.Aud) == 0 || slices.Contains(i.Aud, "") {
 		problem("aud must name the audience of tokens that are meant for this platform")
