@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -16,19 +15,28 @@ import (
 )
 
 const (
-	firstCalls  = 10                     // of a worker, after which its size is what it grows from
-	poolTick    = time.Second            // between looks at idle, large and stuck workers
-	maxCrashes  = 3                      // workers that end in a call in a row, from which on the next starts later
-	maxRest     = 10 * time.Second       // until it does, at most
-	watchEvery  = 50 * time.Millisecond  // between looks at how large busy workers are
-	maxFailures = 3                      // workers that fail to start in a row, until the pool gives up
-	minBackoff  = 100 * time.Millisecond // before a zygote that has ended is replaced; doubled each time
-	maxBackoff  = time.Minute
+	firstCalls   = 10                     // of a worker, after which its size is what it grows from
+	poolTick     = time.Second            // between looks at idle, large and stuck workers
+	maxCrashes   = 3                      // workers that end in a call in a row, from which on the next starts later
+	maxRest      = 10 * time.Second       // until it does, at most
+	watchEvery   = 50 * time.Millisecond  // between looks at how large busy workers are
+	maxFailures  = 3                      // workers that end before they are given a call, in a row, from which on the function is not ready, and has failed if it never was
+	maxStillborn = 12                     // such workers, until a function that was ready has failed
+	maxLead      = 50                     // calls before its last at which a worker gets its successor, at most
+	settled      = 5 * time.Second        // after which a worker has not ended at its start
+	minBackoff   = 100 * time.Millisecond // before a zygote that has ended is replaced; doubled each time
+	maxBackoff   = time.Minute
 
 	// What a worker may have too much of.
 	killMemory    = "memory"
 	killProcesses = "processes"
 	killTime      = "time"
+
+	// Why a worker may be replaced.
+	recycleAge      = "age"
+	recycleGrowth   = "growth"
+	recycleMemory   = "memory"
+	recycleRequests = "requests"
 
 	pipelined     = time.Millisecond // service times below which a worker is sent a second call behind its first
 	serviceMemory = 8                // calls that the recent service time is roughly the mean of
@@ -72,6 +80,8 @@ type pool struct {
 	each       int       // calls that the last ready worker took at a time
 	crashes    int       // workers that ended in a call, in a row
 	crash      string    // how the last of them did
+	stillborn  int       // workers that ended before they were given a call, in a row
+	birth      error     // how the last of them did
 	rest       time.Time // when a worker may be started again after crashes
 	watching   bool      // a goroutine looks at how large workers are, see watchWorkers
 	newest     string    // see there
@@ -81,10 +91,14 @@ type pool struct {
 	batching atomic.Bool // the function answers batches
 	cost     batchCost
 
-	starts   int // for the metrics
+	starts   int           // for the metrics
+	loaded   time.Duration // that the last load took
+	waits    int           // calls that were not given to a worker at once
+	waited   time.Duration // they, together
 	deaths   int
 	followed int            // calls sent behind others
 	returned int            // calls taken back
+	awaited  int            // calls that came when there was no worker
 	recycled map[string]int // by reason
 	killed   map[string]int // likewise
 	memory   *memoryWatch
@@ -211,6 +225,9 @@ func (p *pool) load(ctx context.Context) (*zygote, error) {
 		}
 		if shared {
 			p.log.Info("function loaded", "seconds", l.Seconds)
+			p.mu.Lock()
+			p.loaded = time.Duration(l.Seconds * float64(time.Second))
+			p.mu.Unlock()
 		}
 		return z, nil
 	}
@@ -302,15 +319,16 @@ func (p *pool) lose() {
 	}
 }
 
-// fork starts one more worker, if there is a zygote. The caller holds the lock.
-func (p *pool) fork() {
+// fork starts one more worker, if there is a zygote, and nil if not. The caller
+// holds the lock.
+func (p *pool) fork() *worker {
 	if p.zygote == nil || p.ended {
-		return
+		return nil
 	}
 	conn, theirs, err := socketPair()
 	if err != nil {
 		p.log.Error("no worker started", "err", err)
-		return
+		return nil
 	}
 	p.lastID++
 	w := &worker{
@@ -325,6 +343,7 @@ func (p *pool) fork() {
 		conn.Close()
 	}
 	p.readers.Go(func() { p.read(w) })
+	return w
 }
 
 // read follows one worker to its end.
@@ -381,6 +400,9 @@ func (p *pool) admit(w *worker) {
 		return
 	}
 	w.ready, w.lastUsed = true, time.Now()
+	if !p.shared {
+		p.loaded = w.lastUsed.Sub(w.started)
+	}
 	w.self, _ = readProcess(w.pid) // unknown processes are not looked at
 	p.failures = 0
 	if p.ready != nil {
@@ -407,36 +429,74 @@ func (p *pool) onGone(w *worker, status string, err error, expected bool) {
 	}
 	p.deaths++
 	p.log.Warn("worker ended", "pid", w.pid, "status", status, "served", w.served)
+	if err == nil {
+		err = errors.New("a worker ended before it was ready: " + status)
+	}
 	if !w.ready {
-		if err == nil {
-			err = errors.New("a worker ended before it was ready: " + status)
-		}
 		p.failures++
+	}
+	switch {
+	case w.served == 0:
+		p.stillborn++
+		p.birth = err
+		if w.ready {
+			p.birth = errors.New("a worker ended before it was given a call: " + status)
+		}
 		// A function that says at its first load why it cannot be loaded will
 		// say the same again.
 		_, refused := errors.AsType[loadError](err)
-		if (p.failures >= maxFailures || refused && p.ready != nil) && !p.anyReady() {
+		most := maxFailures
+		if p.ready == nil {
+			most = maxStillborn // it could start once
+		}
+		if (p.stillborn >= most || refused && p.ready != nil) && !p.anyReady() {
 			select {
 			case p.failed <- err:
 			default:
 			}
 			return
 		}
-		// The next try is left to tidy, so that a function that cannot
-		// start is not started as fast as the machine can.
-		return
-	}
-	if w.reason == "" {
+		if p.stillborn >= maxFailures {
+			p.pause("workers end before they have answered a call, one after the other", p.stillborn-maxFailures, status)
+		}
+	case w.fell && w.reason == "":
 		p.crashes++
 		p.crash = status
 		if p.crashes >= maxCrashes {
-			pause := min(maxRest, minBackoff<<min(p.crashes-maxCrashes, 16))
-			p.rest = time.Now().Add(pause)
-			p.log.Error("workers end in a call, one after the other", "crashes", p.crashes, "status", status, "next_start_in", pause)
-			time.AfterFunc(pause, p.redispatch) // starts what was not started meanwhile
+			p.pause("workers end in a call, one after the other", p.crashes-maxCrashes, status)
 		}
 	}
-	p.dispatch(time.Now())
+	if w.ready {
+		p.dispatch(time.Now())
+	}
+	// Else the next try is left to tidy, so that a function that cannot start is
+	// not started as fast as the machine can.
+}
+
+// pause has no worker started for a while, which is longer the more often there
+// was a pause before.
+func (p *pool) pause(why string, times int, status string) {
+	d := min(maxRest, minBackoff<<min(times, 16))
+	p.rest = time.Now().Add(d)
+	p.log.Error(why, "last", status, "next_start_in", d)
+	time.AfterFunc(d, p.redispatch) // starts what was not started meanwhile
+}
+
+// trouble is why no call would be answered now, though the function has been
+// loaded: one worker after the other has ended without having been given any.
+// It is over when one has answered, or has lived for a while.
+func (p *pool) trouble() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stillborn < maxFailures {
+		return ""
+	}
+	for _, w := range p.workers {
+		if w.ready && !w.dead && (w.served > 0 || time.Since(w.started) > settled) {
+			return ""
+		}
+	}
+	return fmt.Sprintf("no worker stays alive, %d have ended one after the other: %s", p.stillborn, oneLine(p.birth))
 }
 
 func (p *pool) anyReady() bool {
@@ -491,6 +551,9 @@ func (p *pool) submit(c *call) error {
 		p.refused++
 		return &busyError{fmt.Sprintf("an answer would take %v, which is more than batch_latency, %v", d.Round(time.Millisecond), p.w.BatchLatency), d}
 	}
+	if !p.anyReady() {
+		p.awaited++
+	}
 	c.place = p.waiting.PushBack(c)
 	p.grow()
 	return nil
@@ -504,7 +567,7 @@ func (p *pool) dispatch(now time.Time) {
 		if w == nil {
 			break
 		}
-		p.give(w, now, p.gather(w)...)
+		p.give(w, now, p.gather(w, now)...)
 	}
 	p.grow()
 }
@@ -557,12 +620,35 @@ func (p *pool) observeService(d time.Duration) {
 func (p *pool) serve(w *worker) {
 	w.served++
 	p.watchWorkers()
-	if p.w.MaxRequests > 0 && w.served >= p.w.MaxRequests {
-		// Its last call. The successor starts now, to be there when it ends.
-		w.retiring = true
-		p.recycled["requests"]++
-		p.fork()
+	if p.w.MaxRequests > 0 && !w.outdated && !w.retiring {
+		p.countDown(w)
 	}
+}
+
+// countDown replaces a worker that has had as many calls as it may. Its
+// successor is started some calls before that, and if it is not ready when they
+// are over, the worker goes on until it is. Only where each call is to have a
+// worker of its own the count is exact.
+func (p *pool) countDown(w *worker) {
+	left := p.w.MaxRequests - w.served
+	if w.successor == nil && left <= min(max(1, p.w.MaxRequests/10), maxLead) {
+		w.successor = p.fork()
+	}
+	next := w.successor
+	switch {
+	case left > 0:
+		return
+	case p.w.MaxRequests == 1:
+		w.retiring = true
+	case next != nil && next.ready && !next.dead && !next.retiring:
+		p.retire(w)
+	default:
+		w.outdated = true // until another worker is ready
+		if next == nil || next.dead || next.retiring {
+			w.successor = p.fork()
+		}
+	}
+	p.recycled[recycleRequests]++
 }
 
 // grow starts workers for calls that wait, as far as the maximum allows.
@@ -650,11 +736,11 @@ func (p *pool) recycle(w *worker, now time.Time) {
 	}
 	switch {
 	case p.w.MaxMemory > 0 && size > p.w.MaxMemory:
-		reason = "memory"
+		reason = recycleMemory
 	case p.w.MaxGrowth > 0 && w.settled > 0 && size > w.settled+p.w.MaxGrowth:
-		reason = "growth"
+		reason = recycleGrowth
 	case p.w.MaxAge > 0 && now.Sub(w.started) > p.w.MaxAge:
-		reason = "age"
+		reason = recycleAge
 	default:
 		return
 	}
@@ -736,10 +822,16 @@ func (p *pool) writeMetrics(out io.Writer) {
 	}
 	writeHelp(out, "pool_waiting", "gauge", "Calls waiting for a worker.")
 	fmt.Fprintf(out, "pool_waiting %d\n", p.waiting.Len())
+	writeHelp(out, "pool_wait_seconds", "summary", "Time that calls waited for a worker, of those that were not given to one at once.")
+	fmt.Fprintf(out, "pool_wait_seconds_sum %g\npool_wait_seconds_count %d\n", p.waited.Seconds(), p.waits)
+	writeHelp(out, "pool_load_seconds", "gauge", "Time that the function took to load, the last time.")
+	fmt.Fprintf(out, "pool_load_seconds %g\n", p.loaded.Seconds())
 	writeHelp(out, "pool_followed_total", "counter", "Calls sent to a worker behind a short one.")
 	fmt.Fprintf(out, "pool_followed_total %d\n", p.followed)
 	writeHelp(out, "pool_redispatched_total", "counter", "Calls that went to another worker because theirs ended before it began them.")
 	fmt.Fprintf(out, "pool_redispatched_total %d\n", p.returned)
+	writeHelp(out, "pool_calls_without_worker_total", "counter", "Calls that came when no worker was ready, and waited for one to start.")
+	fmt.Fprintf(out, "pool_calls_without_worker_total %d\n", p.awaited)
 	writeHelp(out, "pool_worker_starts_total", "counter", "Workers started.")
 	fmt.Fprintf(out, "pool_worker_starts_total %d\n", p.starts)
 	writeHelp(out, "pool_worker_deaths_total", "counter", "Workers that ended without being asked to.")
@@ -759,7 +851,7 @@ func (p *pool) writeMetrics(out io.Writer) {
 	writeHelp(out, "pool_loads_unshared", "gauge", "1 if each worker loads the function for itself; /_/ready says why.")
 	fmt.Fprintf(out, "pool_loads_unshared %d\n", unshared)
 	writeHelp(out, "pool_worker_replacements_total", "counter", "Workers replaced by a successor, by reason.")
-	for _, reason := range slices.Sorted(maps.Keys(p.recycled)) {
+	for _, reason := range []string{recycleAge, recycleGrowth, recycleMemory, recycleRequests} {
 		fmt.Fprintf(out, "pool_worker_replacements_total{reason=%q} %d\n", reason, p.recycled[reason])
 	}
 	started := len(p.stray)

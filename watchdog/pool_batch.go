@@ -28,7 +28,7 @@ type batch struct {
 // worker answers batches, as many others as the batch may have. A call whose
 // body is still arriving goes alone, because the others would wait for it. The
 // caller holds the pool's lock.
-func (p *pool) gather(w *worker) []*call {
+func (p *pool) gather(w *worker, now time.Time) []*call {
 	limit := 1
 	if w.batches && p.waiting.Front().Value.(*call).whole {
 		limit = p.cost.limit()
@@ -42,6 +42,8 @@ func (p *pool) gather(w *worker) []*call {
 		if c := e.Value.(*call); len(calls) == 0 || c.whole {
 			p.waiting.Remove(e)
 			c.place, c.waited = nil, true
+			p.waits++
+			p.waited += now.Sub(c.arrived)
 			calls = append(calls, c)
 		}
 		e = next

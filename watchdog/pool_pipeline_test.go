@@ -41,7 +41,7 @@ func shortPool(t *testing.T, gate string, workers int) *running {
 
 // counter is the value of a metric.
 func (r *running) counter(name string) int {
-	m := regexp.MustCompile(`(?m)^` + name + ` (\d+)$`).FindStringSubmatch(r.do("GET", "/_/metrics", "").body)
+	m := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + ` (\d+)$`).FindStringSubmatch(r.do("GET", "/_/metrics", "").body)
 	if m == nil {
 		r.t.Fatalf("there is no metric %s", name)
 	}

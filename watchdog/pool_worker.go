@@ -34,28 +34,30 @@ type worker struct {
 	status string        // in words; valid once exited is closed
 
 	// Guarded by the pool's lock.
-	pid      int
-	self     process
-	greeted  bool // it has said that it is ready
-	forked   bool // its parent has said so
-	ready    bool // both: it takes calls
-	async    bool // its handler can be interrupted
-	many     int  // calls, or batches, that it takes at a time
-	batches  bool // it answers batches
-	calls    map[uint32]*call
-	lastID   uint32
-	front    *call     // of one that takes one at a time: the call that it is at
-	behind   *call     // and the one that it has been sent meanwhile
-	load     int       // how much of many is taken
-	running  []*batch  // what it has been given, if it answers batches
-	reason   string    // why we have killed it
-	dead     bool      // its socket has ended
-	retiring bool      // gets no more calls and ends when the running ones have
-	settled  int64     // bytes resident after the first calls; zero until then
-	outdated bool      // to be replaced as soon as a successor is ready
-	kin      []process // that it has started, as far as they have been seen
-	served   int
-	lastUsed time.Time
+	pid       int
+	self      process
+	greeted   bool // it has said that it is ready
+	forked    bool // its parent has said so
+	ready     bool // both: it takes calls
+	async     bool // its handler can be interrupted
+	many      int  // calls, or batches, that it takes at a time
+	batches   bool // it answers batches
+	calls     map[uint32]*call
+	lastID    uint32
+	front     *call     // of one that takes one at a time: the call that it is at
+	behind    *call     // and the one that it has been sent meanwhile
+	load      int       // how much of many is taken
+	running   []*batch  // what it has been given, if it answers batches
+	reason    string    // why we have killed it
+	dead      bool      // its socket has ended
+	fell      bool      // in the middle of a call
+	retiring  bool      // gets no more calls and ends when the running ones have
+	settled   int64     // bytes resident after the first calls; zero until then
+	outdated  bool      // to be replaced as soon as a successor is ready
+	successor *worker   // started when its calls are nearly over
+	kin       []process // that it has started, as far as they have been seen
+	served    int
+	lastUsed  time.Time
 
 	pending []byte  // to be written next
 	unsent  []*call // whose requests are in pending
@@ -390,6 +392,7 @@ func (p *pool) close(w *worker, status string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
+	w.fell = len(w.calls) > 0
 	for _, c := range slices.SortedFunc(maps.Values(w.calls), func(a, b *call) int { return cmp.Compare(b.id, a.id) }) {
 		switch {
 		case !c.handed:

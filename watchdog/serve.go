@@ -111,11 +111,20 @@ func (wd *Watchdog) notReady() string {
 	}
 	select {
 	case <-wd.ready:
-		return ""
 	default:
 		return "loading"
 	}
+	if m, ok := wd.mode.(troubled); ok {
+		if trouble := m.trouble(); trouble != "" {
+			return "failing: " + trouble
+		}
+	}
+	return ""
 }
+
+// troubled is a mode whose function can lose the ability to answer calls, and
+// find it again.
+type troubled interface{ trouble() string }
 
 func oneLine(err error) string {
 	if err == nil {
