@@ -22,11 +22,12 @@ const (
 	ScaleQueue    ScaleType = "queue"    // asynchronous calls that wait or run
 )
 
-// UnmarshalText reads the name of a type. Others than those above are refused:
-// a function that names one would silently be scaled by something else.
+// UnmarshalText reads the name of a type; "" is none. Others than those above
+// are refused: a function that names one would silently be scaled by something
+// else.
 func (s *ScaleType) UnmarshalText(text []byte) error {
 	switch t := ScaleType(text); t {
-	case ScaleCapacity, ScaleRPS, ScaleCPU, ScaleQueue:
+	case "", ScaleCapacity, ScaleRPS, ScaleCPU, ScaleQueue:
 		*s = t
 		return nil
 	}
