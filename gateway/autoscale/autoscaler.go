@@ -292,9 +292,10 @@ func (a *Autoscaler) look(now time.Time, ref function.Ref, publish bool) (d Deci
 	s.history.Add(sample)
 	d = Decide(now, p, &s.history)
 	s.history.Keep(d)
+	s.history.Forget(now.Add(-max(p.Stable, p.DownWindow) - 2*tick))
 	s.latest = d
 
-	rest := sample.idle() && !sample.Partial && d.Desired == sample.Desired && (sample.Desired <= p.Min || p.Fixed()) && p.Type != function.ScaleCPU
+	rest := sample.idle() && !sample.Partial && d.Desired == sample.Desired && (sample.Desired == 0 || (sample.Desired <= p.Min || p.Fixed()) && p.Type != function.ScaleCPU)
 	switch {
 	case s.asking > 0:
 		s.due = time.Time{} // its end is told

@@ -206,7 +206,7 @@ func TestMoreCallsThanReplicasAreForAreAnsweredByMoreReplicasAtOnce(t *testing.T
 }
 
 func TestAFunctionWithoutCallsIsNotLookedAt(t *testing.T) {
-	for _, l := range []map[string]string{labels(), labels("min", "2", "max", "2"), labels("min", "0"), labels("zero", "true", "zero-duration", "48h")} {
+	for _, l := range []map[string]string{labels(), labels("min", "2", "max", "2"), labels("min", "0"), labels("zero", "true", "zero-duration", "48h"), labels("type", "cpu", "min", "0"), labels("type", "rps")} {
 		inTime(t, l, Options{}, func(_ *testing.T, p *platform) {
 			p.load(1)
 			time.Sleep(time.Minute)

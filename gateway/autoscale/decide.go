@@ -91,13 +91,13 @@ func Decide(now time.Time, p Policy, h *History) Decision {
 	case p.Fixed():
 		d.Recommended, d.Bound, d.Reason = p.Min, BoundFixed, fmt.Sprintf("min and max are both %d: load does not change the number", p.Min)
 		if s.Desired == 0 {
-			d.Desired = p.Min
+			d.Desired = s.fit(p.Min)
 			d.Reason = fmt.Sprintf("woken by a call; min and max are both %d", p.Min)
 		}
 		return d
 	case !l.known:
 		d.Bound, d.Reason = BoundMissing, fmt.Sprintf("nothing is known about %s", l.noun)
-		d.Desired = min(max(d.Desired, p.Min), p.Max)
+		d.Desired = s.fit(min(max(d.Desired, p.Min), p.Max))
 		return d
 	}
 	d.Bursting = max(l.burst, l.atOnce) >= p.BurstFactor*l.capacity(max(1, s.Ready))
@@ -144,9 +144,7 @@ func (d *Decision) bound(p Policy, h *History, s Sample) {
 		apply(max(n, min(most-p.StepDown, s.Desired)), BoundStepDown)
 	}
 	apply(max(n, p.Min), BoundMin)
-	if s.Room != nil {
-		apply(min(n, max(s.Room.Replicas, s.Desired, 1)), BoundRoom)
-	}
+	apply(s.fit(n), BoundRoom)
 	d.Desired = n
 }
 
@@ -284,7 +282,15 @@ func (l load) formula(p Policy) string {
 	if n.each != l.target {
 		each = fmt.Sprintf("(%s × %s)", each, number(l.share))
 	}
-	return fmt.Sprintf("ceil(%s %s %s / %s) = %d", number(n.load), l.noun, n.when, each, n.replicas)
+	return fmt.Sprintf("ceil(%s %s / %s) = %d", l.amount(n.load), n.when, each, n.replicas)
+}
+
+// amount writes so much load with its unit.
+func (l load) amount(load float64) string {
+	if text := number(load); text != "1" {
+		return text + " " + l.noun
+	}
+	return "1 " + strings.Replace(l.noun, "calls", "call", 1)
 }
 
 func (l load) inputs(p Policy, s Sample) Inputs {
@@ -300,7 +306,7 @@ func (l load) inputs(p Policy, s Sample) Inputs {
 func (d *Decision) explain(p Policy, h *History, s Sample, l load) string {
 	var b strings.Builder
 	n := l.most(p)
-	fmt.Fprintf(&b, "%s %s %s need %s for %s each", number(n.load), l.noun, n.when, plural(n.replicas, "replica", "replicas"), number(n.each))
+	fmt.Fprintf(&b, "%s %s: %s for %s each", l.amount(n.load), n.when, plural(n.replicas, "replica", "replicas"), number(n.each))
 	switch {
 	case s.Desired == 0:
 		fmt.Fprintf(&b, "; %s for the function, which was asleep", plural(s.Waiting, "call waits", "calls wait"))

@@ -503,6 +503,16 @@ func TestRoomBoundsGrowthAndTakesNothingAway(t *testing.T) {
 	}
 }
 
+func TestThereIsRoomForOneReplicaAtTheLeast(t *testing.T) {
+	for _, scale := range []function.Scale{{Min: 2, Max: 2}, {Min: 2, Max: 5}, {Min: 2, Max: 5, Type: function.ScaleCPU}} {
+		var h History
+		h.Add(Sample{At: epoch, Load: Load{Waiting: 3}, Slots: 1, Room: &function.Room{Replicas: 1, Reason: "there is one port"}})
+		if d := Decide(epoch, NewPolicy(scale, Defaults{}), &h); d.Desired != 1 {
+			t.Errorf("%+v: %+v", scale, d)
+		}
+	}
+}
+
 func TestDeadBandsOfFixedAndSleepingFunctions(t *testing.T) {
 	for _, tt := range []struct {
 		name    string

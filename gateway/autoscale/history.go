@@ -25,9 +25,6 @@ type mark struct {
 // follow each other fast do not make the history long.
 const grain = 100 * time.Millisecond
 
-// keep is for how long things are remembered. Windows are not longer.
-const keep = 6 * time.Minute
-
 // Add puts s at the end of the history. Samples are added in the order of
 // their time.
 func (h *History) Add(s Sample) {
@@ -49,7 +46,6 @@ func (h *History) Add(s Sample) {
 	} else {
 		h.samples = append(h.samples, s)
 	}
-	h.forget(s.At)
 }
 
 // merge returns one sample about the time of both.
@@ -81,12 +77,13 @@ func (h *History) Keep(d Decision) {
 
 func (m mark) same(o mark) bool { return m.recommended == o.recommended && m.desired == o.desired }
 
-func (h *History) forget(now time.Time) {
-	old := func(at time.Time) bool { return now.Sub(at) > keep }
-	if n := slices.IndexFunc(h.samples, func(s Sample) bool { return !old(s.At) }); n > 0 {
+// Forget drops what is older than before. It must be kept for as long as the
+// longest window of the policy.
+func (h *History) Forget(before time.Time) {
+	if n := slices.IndexFunc(h.samples, func(s Sample) bool { return !s.At.Before(before) }); n > 0 {
 		h.samples = slices.Delete(h.samples, 0, n)
 	}
-	if n := slices.IndexFunc(h.marks, func(m mark) bool { return !old(m.at) }); n > 0 {
+	if n := slices.IndexFunc(h.marks, func(m mark) bool { return !m.at.Before(before) }); n > 0 {
 		h.marks = slices.Delete(h.marks, 0, n)
 	}
 }

@@ -87,3 +87,12 @@ type Sample struct {
 func (s Sample) idle() bool {
 	return s.InFlight == 0 && s.Waiting == 0 && s.Busy == 0 && s.Queued == 0 && s.Rate == 0 && s.Floor == 0 && (s.Backlog == nil || *s.Backlog == 0)
 }
+
+// fit returns n, or as many replicas as there is room for: there is always room
+// for those there are, and for one.
+func (s Sample) fit(n int) int {
+	if s.Room == nil {
+		return n
+	}
+	return min(n, max(s.Room.Replicas, s.Desired, 1))
+}

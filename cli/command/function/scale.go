@@ -13,7 +13,10 @@ func scaleCommand(f *command.Factory) *cobra.Command {
 		Short:   "Set how many replicas a function has",
 		GroupID: "function",
 		Long: `Sets how many replicas a function should have. 0 puts it to sleep; the next
-call wakes it. The command does not wait for the replicas.`,
+call wakes it. The command does not wait for the replicas.
+
+Where the platform scales by itself it takes over again: replicas that nobody
+needs go after a while, and calls bring more.`,
 		Example: `  graphene scale wine --replicas 2
   graphene scale wine --replicas 0`,
 		Args:              command.ExactArgs(1),
