@@ -106,7 +106,7 @@ func (b *Bucket) Budgets(ctx context.Context, periods []string, seen func(Entry)
 	if err != nil {
 		return fault.Unavailable.Errorf("watch budgets: %w", err)
 	}
-	defer w.Stop()
+	defer func() { _ = w.Stop() }() // it ends with its connection otherwise
 	return each(ctx, w, false, seen)
 }
 
@@ -120,7 +120,7 @@ func (b *Bucket) Report(ctx context.Context, day string, seen func(Entry)) error
 	if err != nil {
 		return fault.Unavailable.Errorf("read usage: %w", err)
 	}
-	defer w.Stop()
+	defer func() { _ = w.Stop() }() // it ends with its connection otherwise
 	return each(ctx, w, true, seen)
 }
 

@@ -86,8 +86,6 @@ type BudgetOfBytes struct {
 	Month function.Bytes `yaml:"month"`
 }
 
-func (b BudgetOfBytes) budget() Budget { return Budget{Day: int64(b.Day), Month: int64(b.Month)} }
-
 // A Rate is requests per second; 0 is no bound. It is written as "50/s",
 // "600/m" or "1000/h".
 type Rate float64

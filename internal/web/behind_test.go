@@ -1,6 +1,7 @@
 package web_test
 
 import (
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -93,9 +94,7 @@ func TestOnlyTrustedProxiesSayWhoCalls(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := httptest.NewRequest("GET", "/x", nil)
 			r.RemoteAddr = c.from
-			for name, values := range c.header {
-				r.Header[name] = values
-			}
+			maps.Copy(r.Header, c.header)
 			if diff := cmp.Diff(c.want, through(web.Proxies{Trusted: trusted}, r)); diff != "" {
 				t.Error(diff)
 			}

@@ -62,7 +62,7 @@ With --csv it is a table for a spreadsheet, or for bills.`,
 				for _, l := range lines {
 					t.Row(append(named(l, by), strconv.FormatInt(l.Calls, 10), strconv.FormatInt(l.Errors, 10), strconv.FormatInt(l.Refused, 10),
 						strconv.FormatInt(l.Queued, 10), term.Size(l.BytesIn+l.QueuedBytes), term.Size(l.BytesOut),
-						(time.Duration(l.BusyMillis)*time.Millisecond).String())...)
+						(time.Duration(l.BusyMillis) * time.Millisecond).String())...)
 				}
 			})
 		},
