@@ -38,6 +38,10 @@ const (
 func (g *Gateway) answerVerify(w http.ResponseWriter, r *http.Request) error {
 	method, path := asked(r)
 	web.Annotate(r.Context(), slog.String("from", r.RemoteAddr), slog.String("asked_method", method), slog.String("asked_path", path))
+	if method != "" {
+		original := *r // what a session may do for a page of another site depends on the method
+		original.Method, r = method, &original
+	}
 	caller, err := g.authenticate(r)
 	if err == nil && caller == (auth.Caller{}) {
 		err = auth.ErrNone

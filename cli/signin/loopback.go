@@ -61,7 +61,7 @@ func (s *Session) Browser(ctx context.Context, w World, o BrowserOptions) error 
 		if server.Shutdown(ctx) != nil {
 			_ = server.Close() // a browser that keeps its connection needs it no more
 		}
-		<-stopped
+		_ = <-stopped // that it was closed, or what is said below
 	}()
 	o.Open(target)
 	select {

@@ -65,7 +65,7 @@ func FuzzCookies(f *testing.F) {
 		s.Wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			for _, line := range r.Header["Cookie"] {
 				// As whoever is behind may read it.
-				for _, part := range strings.Split(line, ";") {
+				for part := range strings.SplitSeq(line, ";") {
 					name, _, _ := strings.Cut(strings.TrimSpace(part), "=")
 					if name == "graphene" || name == "__Host-graphene" || name == "graphene-login" || strings.HasPrefix(name, "graphene.") {
 						t.Errorf("%q goes on as %q", cookies, line)

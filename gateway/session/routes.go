@@ -55,7 +55,7 @@ type begun struct {
 
 // login sends a browser to its issuer, or lets it choose one.
 func (s *Sessions) login(w http.ResponseWriter, r *http.Request) error {
-	back := s.returnTo(r, r.URL.Query().Get("return_to"))
+	back := s.returnTo(r, askedReturnTo(r))
 	name := r.URL.Query().Get("issuer")
 	if all := s.o.Issuers(); name == "" {
 		switch len(all) {
@@ -120,7 +120,11 @@ func (s *Sessions) callback(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.write(w, secure, made, true); err != nil {
+	had := 0
+	if c, ok := r.Context().Value(carriedKey{}).(*carried); ok {
+		had = len(c.value)
+	}
+	if err := s.write(w, secure, made, had); err != nil {
 		return err
 	}
 	claims, err := openid.Read(made.id())
@@ -218,6 +222,23 @@ func redirect(w http.ResponseWriter, target string) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.WriteHeader(http.StatusSeeOther)
+}
+
+// askedReturnTo returns the parameter return_to. A path that is not escaped, as
+// nginx writes the one it was asked for, goes to the end of the query.
+func askedReturnTo(r *http.Request) string {
+	const parameter = "return_to="
+	asked := r.URL.Query().Get("return_to")
+	raw := r.URL.RawQuery
+	if i := strings.Index(raw, "&"+parameter); i >= 0 {
+		raw = raw[i+1:]
+	}
+	path, ok := strings.CutPrefix(raw, parameter)
+	escaped := strings.Contains(asked, "?") && !strings.Contains(path, "?") // by those who leave "/" as it is
+	if !ok || !strings.HasPrefix(path, "/") || escaped {
+		return asked
+	}
+	return path
 }
 
 // maxReturnTo is the longest path to return to, in bytes.

@@ -287,7 +287,7 @@ func (s *Sessions) current(ctx context.Context, c *carried) (session, error) {
 		}
 		return session{}, err
 	}
-	if err := s.write(c.w, c.secure, next, true); err != nil {
+	if err := s.write(c.w, c.secure, next, len(c.value)); err != nil {
 		return session{}, err
 	}
 	return next, nil
@@ -386,9 +386,9 @@ func (s *Sessions) made(ctx context.Context, issuer Issuer, got openid.Tokens, b
 	return next, nil
 }
 
-// write sets the cookies of a session. replace tells that the browser may have
-// longer ones.
-func (s *Sessions) write(w http.ResponseWriter, secure bool, v session, replace bool) error {
+// write sets the cookies of a session, in place of those whose values had so
+// many bytes.
+func (s *Sessions) write(w http.ResponseWriter, secure bool, v session, had int) error {
 	name := s.name(sessionCookie, secure)
 	value, err := s.sealer.seal(name, v)
 	if err != nil {
@@ -402,10 +402,8 @@ func (s *Sessions) write(w http.ResponseWriter, secure bool, v session, replace 
 	for i, part := range parts {
 		setCookie(w, cookieName(name, i), part, secure, left)
 	}
-	if replace {
-		for i := len(parts); i < maxCookies; i++ {
-			setCookie(w, cookieName(name, i), "", secure, 0)
-		}
+	for i := len(parts); i*maxCookie < had; i++ {
+		setCookie(w, cookieName(name, i), "", secure, 0)
 	}
 	return nil
 }

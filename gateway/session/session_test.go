@@ -253,6 +253,18 @@ func TestABrowserLogsInAndOut(t *testing.T) {
 	if got := resp.Request.URL.String(); got != s.URL+"/page?a=b" {
 		t.Errorf("the login leads to %s", got)
 	}
+	for query, want := range map[string]string{
+		"return_to=/page?a=b&c=%2F":             "/page?a=b&c=%2F", // as nginx writes it
+		"issuer=corp&return_to=/page?a=b&c=d":   "/page?a=b&c=d",
+		"return_to=%2Fpage%3Fa%3Db&issuer=corp": "/page?a=b",
+		"return_to=//evil.example/":             "/",
+		"return_to=https://evil.example/":       "/",
+	} {
+		resp, _ := b.do("GET", s.URL+"/auth/login?"+query)
+		if got := resp.Request.URL.String(); got != s.URL+want {
+			t.Errorf("%s leads to %s, want %s", query, got, want)
+		}
+	}
 	b.want(200, "user", "POST", s.URL+"/page", "Sec-Fetch-Site", "same-origin")
 	b.want(200, `<form method="post" action="/auth/logout">`, "GET", s.URL+"/auth/logout")
 	b.want(200, "user", "GET", s.URL+"/page") // asking is not doing
@@ -262,7 +274,7 @@ func TestABrowserLogsInAndOut(t *testing.T) {
 	if err != nil || !strings.HasPrefix(target.String(), i.URL+"/logout?") || target.Query().Get("id_token_hint") == "" || target.Query().Get("post_logout_redirect_uri") != s.URL+"/auth/logged-out" {
 		t.Errorf("logout leads to %v, %v", target, err)
 	}
-	if !slices.Equal(i.revoked, []string{"refresh-0"}) {
+	if !slices.Equal(i.revoked, []string{"refresh-0"}) { // of the last login
 		t.Errorf("revoked: %q", i.revoked)
 	}
 	b.want(401, "nobody", "GET", s.URL+"/page")

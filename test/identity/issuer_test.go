@@ -2,7 +2,6 @@ package identity
 
 import (
 	"context"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -47,7 +46,7 @@ func startIssuer(t *testing.T) *issuer {
 	registered.Do(func() {
 		storage.RegisterClients(
 			storage.NativeClient(cliClient, "http://127.0.0.1/oauth/callback"),
-			storage.WebClient(webClient, webSecret, "http://127.0.0.1/auth/callback"),
+			storage.WebClient(webClient, webSecret, "http://127.0.0.1/auth/callback", "http://127.0.0.1/functions/auth/callback"),
 		)
 	})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -56,7 +55,7 @@ func startIssuer(t *testing.T) *issuer {
 	}
 	i := &issuer{url: "http://" + ln.Addr().String() + "/"}
 	store := &accounts{Storage: storage.NewStorage(storage.NewUserStore(i.url))}
-	i.handler = exampleop.SetupServer(i.url, store, slog.New(slog.NewTextHandler(io.Discard, nil)), false)
+	i.handler = exampleop.SetupServer(i.url, store, slog.New(slog.DiscardHandler), false)
 	srv := httptest.NewUnstartedServer(i)
 	srv.Listener.Close()
 	srv.Listener = ln
@@ -146,7 +145,7 @@ func (c anyPort) RedirectURIGlobs() []string {
 
 func (anyPort) PostLogoutRedirectURIs() []string { return nil }
 func (anyPort) PostLogoutRedirectURIGlobs() []string {
-	return []string{"http://127.0.0.1:*/auth/logged-out"}
+	return []string{"http://127.0.0.1:*/auth/logged-out", "http://127.0.0.1:*/functions/auth/logged-out"}
 }
 
 type readable struct{ op.Client }

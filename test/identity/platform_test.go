@@ -94,13 +94,6 @@ func (p *platform) stop() {
 	}
 }
 
-// in returns the platform for use by a subtest, whose failures are then its own.
-func (p *platform) in(t *testing.T) *platform {
-	q := *p
-	q.t = t
-	return &q
-}
-
 // write puts a file into the platform's directory.
 func (p *platform) write(name, text string) {
 	p.t.Helper()
