@@ -29,6 +29,7 @@ type replica struct {
 	closed   atomic.Bool  // it is not usable; see parted
 	turned   atomic.Int64 // requests it has turned away in a row
 	pace     pace
+	asked    atomic.Uint64 // when it was last asked whether it is still there; see suspect
 
 	learned  time.Time // when the table got its address, or lost touch with it
 	listened time.Time // when it first answered a probe in whatever way since

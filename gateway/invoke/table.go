@@ -135,11 +135,17 @@ func newDialer() *net.Dialer {
 func (t *Table) Run(ctx context.Context) error {
 	var jobs sync.WaitGroup
 	defer jobs.Wait()
+	watch := time.NewTicker(watchPause)
+	defer watch.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			t.stop()
 			return nil
+		case <-watch.C:
+			for r := range t.all() {
+				r.suspect()
+			}
 		case <-t.poke:
 			t.mu.Lock()
 			started := t.jobs
