@@ -291,6 +291,47 @@ func TestLoadsAreAddedUpAndForgotten(t *testing.T) {
 	}
 }
 
+func TestBusyPodsCostSomethingWhereOthersAreIdle(t *testing.T) {
+	echo, start := function.Ref{Name: "echo", Namespace: "openfaas-fn"}, time.Unix(1000, 0)
+	pods := byName(testPod("a", "10.0.0.1", "3", true), testPod("b", "10.0.0.2", "3", true), testPod("gone", "10.0.0.3", "3", true, leaving))
+	last := map[marked]time.Time{}
+	at := func(after time.Duration, busy map[string]int, want map[string]string) {
+		t.Helper()
+		got := costs(echo, snapshot{function: testFunction(3), pods: pods}, busy, last, start.Add(after), mostCosts)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("after %v (-want +got)\n%s", after, diff)
+		}
+		for name, cost := range got { // as the informer will tell
+			pods[name] = pods[name].DeepCopy()
+			pods[name].Annotations[annotationCost] = cost
+		}
+	}
+	none := map[string]string{}
+	at(0, nil, none)
+	at(5*time.Second, map[string]int{"a": 1, "b": 2, "gone": 1}, none) // all are: it makes no difference
+	at(10*time.Second, map[string]int{"a": 3}, map[string]string{"a": "1"})
+	at(15*time.Second, map[string]int{"a": 1}, none)
+	at(20*time.Second, nil, none)                            // for a moment
+	at(25*time.Second, map[string]int{"a": 7, "b": 1}, none) // again
+	at(30*time.Second, map[string]int{"b": 1}, map[string]string{"b": "1"})
+	at(40*time.Second, map[string]int{"b": 1}, none)
+	at(60*time.Second, map[string]int{"b": 1}, map[string]string{"a": "0"}) // for long
+	if len(last) != 1 {
+		t.Errorf("%d pods are remembered, want one", len(last))
+	}
+
+	// What another provider has marked is not ours to take away.
+	pods["a"].Annotations[annotationCost] = "5"
+	at(2*time.Minute, map[string]int{"b": 1}, none)
+	if got := costs(echo, snapshot{function: testFunction(3), pods: byName(testPod("x", "1", "3", true), testPod("y", "2", "3", true), testPod("z", "3", "3", true))}, map[string]int{"x": 1, "y": 1}, last, start, 1); len(got) != 1 {
+		t.Errorf("%d pods are marked at once, want the one that may be", len(got))
+	}
+	costs(echo, snapshot{}, nil, last, start, mostCosts)
+	if len(last) != 0 {
+		t.Errorf("%d pods of a function that was removed are remembered", len(last))
+	}
+}
+
 func TestLinesOfALogAreSplitFromTheirTimes(t *testing.T) {
 	at := time.Date(2026, 11, 23, 9, 0, 0, 123456789, time.UTC)
 	for line, want := range map[string]string{

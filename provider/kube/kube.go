@@ -130,6 +130,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 	}
 	close(r.synced)
 	r.Log.Info("the cluster is known", "functions", len(r.seen.refs()))
+	group.Go(func() { r.keepCosts(ctx) })
 	return r.lead(ctx)
 }
 

@@ -3,11 +3,14 @@ package kube
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	k8stypes "k8s.io/apimachinery/pkg/types"
 
@@ -65,21 +68,133 @@ func (l *loads) of(ref function.Ref, now time.Time) map[string]int {
 	return sum
 }
 
-// costsAtOnce bounds how many pods are annotated at a time.
-const costsAtOnce = 8
+// refs returns the functions that have calls in flight.
+func (l *loads) refs(now time.Time) []function.Ref {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	found := map[function.Ref]bool{}
+	for _, g := range l.gateways {
+		if now.Sub(g.at) > loadFor {
+			continue
+		}
+		for ref := range g.inFlight {
+			found[ref] = true
+		}
+	}
+	return slices.Collect(maps.Keys(found))
+}
+
+// Others than us scale down too: people by kubectl, a HorizontalPodAutoscaler.
+// For them the pods of functions of which some are busy and others are not are
+// marked, now and then: those that are busy cost something.
+const (
+	// costsEvery is the time between two looks at which pods to mark.
+	costsEvery = 5 * time.Second
+	// costsKept is for how long a pod must have been idle for its mark to go.
+	costsKept = 30 * time.Second
+	// mostCosts bounds how many pods are marked at one look.
+	mostCosts = 20
+	// costsAtOnce bounds how many pods are annotated at a time.
+	costsAtOnce = 8
+)
+
+// A marked pod is one that this process has marked as busy.
+type marked struct {
+	ref function.Ref
+	pod string
+}
+
+// keepCosts marks busy pods until ctx ends. Each provider does so by what is
+// reported to it, and takes away only marks of its own, since others may know
+// better of those of theirs.
+func (r *Runtime) keepCosts(ctx context.Context) {
+	busySince := map[marked]time.Time{} // when it was last known to be busy
+	tick := time.NewTicker(costsEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := time.Now()
+		refs := map[function.Ref]bool{}
+		for _, ref := range r.loads.refs(now) {
+			refs[ref] = true
+		}
+		for m := range busySince {
+			refs[m.ref] = true
+		}
+		left := mostCosts
+		for ref := range refs {
+			s, err := r.seen.look(ref)
+			if err != nil {
+				s = snapshot{} // it was removed, and its pods go in any order
+			}
+			changes := costs(ref, s, r.loads.of(ref, now), busySince, now, left)
+			left -= len(changes)
+			r.setCosts(ctx, ref, changes)
+		}
+	}
+}
+
+// costs returns what at most that many pods of one function should cost from
+// now on, of those for which that changes, and notes in last which of them are
+// marked and when they were busy.
+func costs(ref function.Ref, s snapshot, busy map[string]int, last map[marked]time.Time, now time.Time, most int) map[string]string {
+	var pods []*corev1.Pod
+	idle := false
+	for _, p := range s.pods {
+		if serves(s.function, p) {
+			pods = append(pods, p)
+			idle = idle || busy[p.Name] == 0
+		}
+	}
+	for m := range last {
+		if _, there := s.pods[m.pod]; m.ref == ref && !there {
+			delete(last, m)
+		}
+	}
+	changes := map[string]string{}
+	for _, p := range pods {
+		m := marked{ref, p.Name}
+		at, ours := last[m]
+		costs := p.Annotations[annotationCost] != "" && p.Annotations[annotationCost] != "0"
+		switch {
+		case busy[p.Name] > 0 && costs && ours:
+			last[m] = now
+		case busy[p.Name] > 0 && !costs && idle && len(changes) < most:
+			changes[p.Name], last[m] = "1", now
+		case busy[p.Name] == 0 && ours && now.Sub(at) >= costsKept && len(changes) < most:
+			delete(last, m)
+			if costs {
+				changes[p.Name] = "0"
+			}
+		}
+	}
+	return changes
+}
 
 // preferIdle has the replicas of a function that do the least removed first
-// when it is scaled down. It is done just before, since nobody else asks.
+// when it is scaled down. It is done just before, and exactly.
 func (r *Runtime) preferIdle(ctx context.Context, s snapshot) {
 	ref := function.Ref{Name: s.function.Name, Namespace: s.function.Namespace}
 	busy := r.loads.of(ref, time.Now())
-	var patches errgroup.Group
-	patches.SetLimit(costsAtOnce)
+	changes := map[string]string{}
 	for name, p := range s.pods {
 		cost := strconv.Itoa(busy[name])
-		if !serves(s.function, p) || cost == p.Annotations[annotationCost] || busy[name] == 0 && p.Annotations[annotationCost] == "" {
-			continue
+		if serves(s.function, p) && cost != p.Annotations[annotationCost] && (busy[name] > 0 || p.Annotations[annotationCost] != "") {
+			changes[name] = cost
 		}
+	}
+	r.setCosts(ctx, ref, changes)
+}
+
+// setCosts says of pods what their deletion costs.
+func (r *Runtime) setCosts(ctx context.Context, ref function.Ref, changes map[string]string) {
+	var patches errgroup.Group
+	patches.SetLimit(costsAtOnce)
+	for name, cost := range changes {
 		patches.Go(func() error {
 			patch := fmt.Sprintf(`{"metadata":{"annotations":{%q:%q}}}`, annotationCost, cost)
 			_, err := r.clients.CoreV1().Pods(ref.Namespace).Patch(ctx, name, k8stypes.MergePatchType, []byte(patch), metav1.PatchOptions{FieldManager: managerScale})
