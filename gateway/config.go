@@ -44,6 +44,7 @@ type Config struct {
 
 	Edge
 
+	IAM           bool   `env:"iam" envDefault:"false" doc:"also follow issuers, roles and policies that are custom resources, as the provider tells of them; functions then need a caller even where there is no issuer yet"`
 	PublicURL     string `env:"public_url" doc:"where callers reach this platform, such as https://functions.example.com; it is the issuer of the platform's own tokens"`
 	IssuerKeyPath string `env:"issuer_key_path" doc:"file of the keys that sign the platform's own tokens, read again when it changes; without it there are none"`
 
@@ -107,7 +108,7 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (_ Options,
 		target = func(context.Context) (function.Target, error) { return t, nil }
 	}
 	var who auth.Authenticator
-	if c.AuthConfig == "" {
+	if c.AuthConfig == "" && !c.IAM {
 		who = auth.Open{}
 	}
 	toProvider := providerTransport()
@@ -136,13 +137,13 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (_ Options,
 	}
 	var tokens *auth.Tokens
 	var counted *metrics.Identity
-	if c.AuthConfig != "" {
+	if c.AuthConfig != "" || c.IAM {
 		counted = metrics.NewIdentity()
-		if tokens, err = auth.OpenTokens(auth.TokensOptions{File: c.AuthConfig, Keys: keys, URL: c.PublicURL, Meter: counted, Log: log}); err != nil {
+		if tokens, err = auth.OpenTokens(auth.TokensOptions{File: c.AuthConfig, Told: c.IAM, Keys: keys, URL: c.PublicURL, Meter: counted, Log: log}); err != nil {
 			return Options{}, fmt.Errorf("auth_config: %w", err)
 		}
 		if !c.BasicAuth && c.queueURL() != "" {
-			return Options{}, fault.Invalid.Errorf("auth_config needs basic_auth where there is a queue: the queue worker proves itself by it")
+			return Options{}, fault.Invalid.Errorf("auth_config and iam need basic_auth where there is a queue: the queue worker proves itself by it")
 		}
 	}
 	proxies, err := c.Proxies()

@@ -49,10 +49,20 @@ func (g *Gateway) verify(ctx context.Context, raw string) (auth.Caller, error) {
 type listener struct{ *Gateway }
 
 // SetObject implements [invoke.Objects].
-func (l listener) SetObject(o function.Object) { l.apiKeys.SetObject(o) }
+func (l listener) SetObject(o function.Object) {
+	l.apiKeys.SetObject(o)
+	if l.o.Tokens != nil {
+		l.o.Tokens.SetObject(o)
+	}
+}
 
 // ObjectsSynced implements [invoke.Objects].
-func (l listener) ObjectsSynced() { l.apiKeys.ObjectsSynced() }
+func (l listener) ObjectsSynced() {
+	l.apiKeys.ObjectsSynced()
+	if l.o.Tokens != nil {
+		l.o.Tokens.ObjectsSynced()
+	}
+}
 
 // makeAPIKey makes a key for the caller that ctx belongs to, who can give away
 // only what is theirs.

@@ -7,15 +7,18 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/iam"
 )
 
@@ -36,8 +39,11 @@ const (
 
 // TokensOptions are what [Tokens] need.
 type TokensOptions struct {
-	// File is where the rules are.
+	// File is where the rules are; "" is nowhere, if Told.
 	File string
+	// Told says that there are rules besides those in the file, which are told
+	// by [Tokens.SetObject]. Until all of them are, nobody is known.
+	Told bool
 	// Keys sign the platform's own tokens; nil makes none, and believes none.
 	Keys *SigningKeys
 	// URL is where callers reach the platform, without a slash at the end: the
@@ -81,12 +87,28 @@ type Tokens struct {
 	o     TokensOptions
 	own   *issuer // the platform itself; nil without Options.Keys
 	state atomic.Pointer[state]
+
+	known atomic.Bool // all rules have been told
+
+	mu      sync.Mutex // guards what follows, and that state fits to it
+	text    []byte     // of the file
+	file    *iam.Rules // what it says
+	told    told
+	changed chan struct{} // says that there is another state
+}
+
+// told are rules that were told one by one.
+type told struct {
+	synced   bool // all of them
+	issuers  map[string]*iam.Issuer
+	policies map[string]*iam.Policy
+	roles    map[string]*iam.Role
+	keySets  map[string]*keys // by iss
 }
 
 // A state is one version of the rules and what follows from it. It is
 // replaced, never changed.
 type state struct {
-	text    []byte // of the file
 	rules   *iam.Rules
 	issuers map[string]*issuer // by iss
 	cache   cache
@@ -106,40 +128,180 @@ func OpenTokens(o TokensOptions) (*Tokens, error) {
 		t.own = newTold(iam.Issuer{Name: ownIssuer, Iss: o.URL, Aud: iam.List{o.URL}, Algorithms: iam.List{"ES256"}}, o)
 		o.Keys.follow(t.own.tell)
 	}
-	text, err := os.ReadFile(o.File)
-	if err != nil {
-		return nil, fault.Invalid.Errorf("read the rules of identity: %w", err)
+	t.file, t.changed = new(iam.Rules), make(chan struct{}, 1)
+	t.told = told{issuers: map[string]*iam.Issuer{}, policies: map[string]*iam.Policy{}, roles: map[string]*iam.Role{}, keySets: map[string]*keys{}}
+	var text []byte
+	if o.File != "" || !o.Told {
+		var err error
+		if text, err = os.ReadFile(o.File); err != nil {
+			return nil, fault.Invalid.Errorf("read the rules of identity: %w", err)
+		}
+		if err := t.setFile(text); err != nil {
+			return nil, fault.Invalid.Errorf("%s: %w", o.File, err)
+		}
+	} else if err := t.renew(t.file); err != nil {
+		return nil, err
 	}
-	first, err := t.next(text, nil)
-	if err != nil {
-		return nil, fault.Invalid.Errorf("%s: %w", o.File, err)
-	}
-	t.state.Store(first)
 	o.Meter.Rules(true)
-	t.report(first)
 	return t, nil
 }
 
-// next returns the state that text means. Issuers that are as in old keep
-// their keys.
-func (t *Tokens) next(text []byte, old *state) (*state, error) {
+// setFile puts the rules of a file in force, or says what is wrong with them.
+func (t *Tokens) setFile(text []byte) error {
 	rules, err := iam.ParseRules(text)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s := &state{text: text, rules: rules, issuers: map[string]*issuer{}}
-	for _, spec := range rules.Issuers {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.renew(rules); err != nil {
+		return err
+	}
+	t.text, t.file = text, rules
+	return nil
+}
+
+// SetObject takes an issuer, a policy, a role or an issuer's keys, which are in
+// force when it returns, or that one of them is gone. One that is wrong changes
+// nothing but the log. Objects of other kinds are not for this.
+func (t *Tokens) SetObject(o function.Object) {
+	if !t.o.Told || o.Kind == iam.KindAPIKey {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.told.set(o); err != nil {
+		t.o.Log.Error("a rule of identity is wrong; what was said before stays in force", "kind", o.Kind, "name", o.Name, "err", err)
+		return
+	}
+	if t.told.synced {
+		t.renewLogged()
+	}
+}
+
+// ObjectsSynced says that all objects there are have been told.
+func (t *Tokens) ObjectsSynced() {
+	if !t.o.Told {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.told.synced {
+		return
+	}
+	t.told.synced = true
+	t.renewLogged()
+	t.known.Store(true)
+}
+
+func (t *Tokens) renewLogged() {
+	if err := t.renew(t.file); err != nil {
+		t.o.Log.Error("the rules of identity are wrong; those from before stay in force", "err", err)
+	}
+}
+
+func (d *told) set(o function.Object) error {
+	if o.Content == nil {
+		switch o.Kind {
+		case iam.KindIssuer:
+			delete(d.issuers, o.Name)
+		case iam.KindPolicy:
+			delete(d.policies, o.Name)
+		case iam.KindRole:
+			delete(d.roles, o.Name)
+		case iam.KindKeySet:
+			delete(d.keySets, o.Name)
+		}
+		return nil
+	}
+	if o.Kind == iam.KindKeySet {
+		k, err := parseKeys(o.Content)
+		if err == nil {
+			d.keySets[o.Name] = k
+		}
+		return err
+	}
+	v, err := iam.ReadObject(o.Kind, o.Name, o.Content)
+	switch v := v.(type) {
+	case *iam.Issuer:
+		d.issuers[o.Name] = v
+	case *iam.Policy:
+		d.policies[o.Name] = v
+	case *iam.Role:
+		d.roles[o.Name] = v
+	}
+	return err
+}
+
+// join returns the rules of a file together with those that were told. What has
+// a name, or an iss, that is taken already is left out: the file's are first.
+func (d *told) join(file *iam.Rules, left func(kind, name string)) *iam.Rules {
+	all := &iam.Rules{Issuers: slices.Clone(file.Issuers), Policies: slices.Clone(file.Policies), Roles: slices.Clone(file.Roles)}
+	for _, name := range slices.Sorted(maps.Keys(d.issuers)) {
+		i := d.issuers[name]
+		if slices.ContainsFunc(all.Issuers, func(o iam.Issuer) bool { return o.Name == name || o.Iss == i.Iss }) {
+			left(iam.KindIssuer, name)
+			continue
+		}
+		all.Issuers = append(all.Issuers, *i)
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.policies)) {
+		if slices.ContainsFunc(all.Policies, func(o iam.Policy) bool { return o.Name == name }) {
+			left(iam.KindPolicy, name)
+			continue
+		}
+		all.Policies = append(all.Policies, *d.policies[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.roles)) {
+		if slices.ContainsFunc(all.Roles, func(o iam.Role) bool { return o.Name == name }) {
+			left(iam.KindRole, name)
+			continue
+		}
+		all.Roles = append(all.Roles, *d.roles[name])
+	}
+	return all
+}
+
+// renew puts the rules of a file in force together with those that were told.
+// Issuers that are as before keep their keys. mu is held, or nobody else knows
+// t yet.
+func (t *Tokens) renew(file *iam.Rules) error {
+	old := t.state.Load()
+	s := &state{issuers: map[string]*issuer{}}
+	s.rules = t.told.join(file, func(kind, name string) {
+		t.o.Log.Warn("a rule of identity counts for nothing: there is another of its name or iss", "kind", kind, "name", name)
+	})
+	for _, spec := range s.rules.Issuers {
+		given := t.told.keySets[spec.Iss]
+		if spec.JWKSFile != "" {
+			given = nil
+		}
 		if old != nil {
-			if had := old.issuers[spec.Iss]; had != nil && reflect.DeepEqual(had.Issuer, spec) {
+			if had := old.issuers[spec.Iss]; had != nil && reflect.DeepEqual(had.Issuer, spec) && had.told == (given != nil) {
 				s.issuers[spec.Iss] = had
-				continue
 			}
 		}
-		if s.issuers[spec.Iss], err = newIssuer(spec, t.o); err != nil {
-			return nil, err
+		var err error
+		switch i := s.issuers[spec.Iss]; {
+		case i == nil && given != nil:
+			i = newTold(spec, t.o)
+			i.tell(given)
+			s.issuers[spec.Iss] = i
+		case i == nil:
+			if s.issuers[spec.Iss], err = newIssuer(spec, t.o); err != nil {
+				return err
+			}
+		case given != nil && i.keys.Load() != given:
+			i.tell(given)
 		}
 	}
-	return s, nil
+	t.state.Store(s)
+	t.report(s)
+	select {
+	case t.changed <- struct{}{}:
+	default:
+	}
+	return nil
 }
 
 // Issuers returns the issuers that are trusted now. They are not to be changed.
@@ -177,23 +339,30 @@ func (t *Tokens) Run(ctx context.Context) error {
 			}
 		}
 		for _, i := range s.issuers {
-			if stops[i] == nil {
+			if stops[i] == nil && !i.told {
 				var own context.Context
 				own, stops[i] = context.WithCancel(ctx)
 				running.Go(func() { i.run(own) })
 			}
 		}
 	}
-	start(t.state.Load())
 	tick := time.NewTicker(rulesPoll)
 	defer tick.Stop()
-	last := t.state.Load().text // as it was read last
-	settled := true             // and what it means is known
+	t.mu.Lock()
+	last := t.text // as it was read last
+	t.mu.Unlock()
+	settled := true // and what it means is known
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-t.changed:
+			start(t.state.Load())
+			continue
 		case <-tick.C:
+		}
+		if t.o.File == "" {
+			continue
 		}
 		text, err := os.ReadFile(t.o.File)
 		if !bytes.Equal(text, last) {
@@ -204,18 +373,13 @@ func (t *Tokens) Run(ctx context.Context) error {
 			continue
 		}
 		settled = true
-		var s *state
 		if err == nil {
-			s, err = t.next(text, t.state.Load())
+			err = t.setFile(text)
 		}
 		t.o.Meter.Rules(err == nil)
 		if err != nil {
 			t.o.Log.Error("the rules of identity are wrong; those from before stay in force", "file", t.o.File, "err", err)
-			continue
 		}
-		t.state.Store(s)
-		start(s)
-		t.report(s)
 	}
 }
 
@@ -251,6 +415,9 @@ func bearer(r *http.Request) (string, error) {
 // fault.Unavailable if the issuer's keys are not known.
 func (t *Tokens) Verify(ctx context.Context, raw string) (Caller, error) {
 	s := t.state.Load()
+	if t.o.Told && !t.known.Load() {
+		return Caller{}, fault.Unavailable.Errorf("the gateway does not know yet whom to believe: the provider has not said it")
+	}
 	if len(raw) > maxToken {
 		t.o.Meter.Refused("")
 		return Caller{}, fault.Unauthenticated.Errorf("the token has %d bytes, at most %d are taken", len(raw), maxToken)
