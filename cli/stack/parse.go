@@ -178,7 +178,7 @@ func (p *parser) function(name, value *yaml.Node) Function {
 	keys := fields{
 		"lang":      p.string(&f.Lang),
 		"handler":   p.string(&f.Handler),
-		"image":     p.string(&f.Image),
+		"image":     p.image(&f.Image),
 		"fprocess":  p.string(&f.FProcess),
 		"namespace": p.string(&f.Namespace),
 
@@ -388,6 +388,17 @@ func (p *parser) string(to *string) field {
 			p.problem(n, "there is %s, want text", describe(n))
 		default:
 			*to = n.Value
+		}
+	}
+}
+
+func (p *parser) image(to *string) field {
+	return func(n *yaml.Node) {
+		if p.string(to)(n); *to == "" {
+			return
+		}
+		if err := function.ValidImage(*to); err != nil {
+			p.problem(n, "%v", err)
 		}
 	}
 }

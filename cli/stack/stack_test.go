@@ -125,6 +125,8 @@ functions:
     lang: {}
   loud:
     image: y
+  named:
+    image: me/Wine:latest
 `))
 	if !errors.Is(err, fault.Invalid) {
 		t.Fatalf("err = %v, want fault.Invalid", err)
@@ -141,6 +143,7 @@ functions:
 		`s.yml:16:11: there is a map, want text`,
 		`s.yml:12:14: workers is "many": want a whole number, 0 or more`,
 		`s.yml:17:3: functions has the key "loud" twice`,
+		`s.yml:20:12: image "me/Wine:latest": a name has no capital letters`,
 	}
 	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -86,6 +88,9 @@ func (s *images) acquire(ctx context.Context, p Puller, ref string) (_ *image, r
 	}
 	if err := s.ensure(ctx, digest, remote, config.Config); err != nil {
 		release()
+		if unreachable(err) {
+			err = explainPull(ref, err) // its layers are fetched while they are unpacked
+		}
 		return nil, nil, fmt.Errorf("unpack image %s: %w", ref, err)
 	}
 	img, err := s.open(digest)
@@ -112,7 +117,29 @@ func explainPull(ref string, err error) error {
 			return fault.Invalid.Errorf("image %s may not be pulled: %w", ref, err)
 		}
 	}
+	if unreachable(err) {
+		return fault.Unavailable.Errorf("registry %s cannot be reached, or cannot answer now, for image %s: %w", registryOf(ref), ref, err)
+	}
 	return storage(fmt.Errorf("pull image %s: %w", ref, err))
+}
+
+// unreachable reports whether err is of the network, or of a registry that is
+// in trouble: it may pass.
+func unreachable(err error) bool {
+	if answer, ok := errors.AsType[*transport.Error](err); ok {
+		return answer.StatusCode >= http.StatusInternalServerError || answer.StatusCode == http.StatusTooManyRequests
+	}
+	_, request := errors.AsType[*url.Error](err)
+	_, network := errors.AsType[net.Error](err)
+	return request || network
+}
+
+// registryOf is the registry of an image, as far as its name says.
+func registryOf(ref string) string {
+	if parsed, err := name.ParseReference(ref); err == nil {
+		return parsed.Context().RegistryStr()
+	}
+	return "of the image"
 }
 
 func (s *images) path(digest string) string {

@@ -7,14 +7,19 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 
 	"github.com/graphene-faas/graphene/internal/fault"
@@ -85,6 +90,43 @@ func TestABaseThatCannotBeIsRefused(t *testing.T) {
 	for _, counts := range [][2]string{{"3", "2"}, {"1", "4"}, {"-1", "2"}, {"1", "many"}} {
 		if _, err := acquire(t, clusterImage(t, counts[0], counts[1])); !errors.Is(err, fault.Invalid) {
 			t.Errorf("with %v layers and variables: error %v, want kind %q", counts, err, fault.Invalid)
+		}
+	}
+}
+
+// remotePuller pulls from registries as the platform does.
+type remotePuller struct{}
+
+func (remotePuller) Pull(ctx context.Context, ref string) (v1.Image, error) {
+	parsed, err := name.ParseReference(ref)
+	if err != nil {
+		return nil, err
+	}
+	return remote.Image(parsed, remote.WithContext(ctx), remote.WithRetryBackoff(remote.Backoff{Steps: 1}), remote.WithRetryPredicate(func(error) bool { return false }))
+}
+
+func TestARegistryInTroubleIsNamed(t *testing.T) {
+	var status int
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(status) }))
+	defer server.Close()
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	for _, test := range []struct {
+		url    string
+		status int
+		want   fault.Kind
+	}{
+		{gone.URL, 0, fault.Unavailable},
+		{server.URL, http.StatusServiceUnavailable, fault.Unavailable},
+		{server.URL, http.StatusTooManyRequests, fault.Unavailable},
+		{server.URL, http.StatusNotFound, fault.Invalid},
+	} {
+		status = test.status
+		registry := strings.TrimPrefix(test.url, "http://")
+		s := newImages(t.TempDir(), 1<<20, nil, slog.New(slog.DiscardHandler))
+		_, _, err := s.acquire(t.Context(), remotePuller{}, registry+"/me/wine:1")
+		if fault.KindOf(err) != test.want || !strings.Contains(err.Error(), registry) {
+			t.Errorf("a registry that answers %d: %v", test.status, err)
 		}
 	}
 }
