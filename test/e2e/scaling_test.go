@@ -185,10 +185,10 @@ func TestMoreConnectionsThanAReplicaCanServeGetBoundedErrors(t *testing.T) {
 	most := p.mostReplicas("small")
 	var good, refused atomic.Int64
 	stop := p.busy(500, "/function/small?100", func(a answer) {
-		switch {
-		case a.status == 200:
+		switch a.status {
+		case 200:
 			good.Add(1)
-		case a.status == 429 || a.status == 503:
+		case 429, 503:
 			refused.Add(1)
 			if n, err := strconv.Atoi(a.header.Get("Retry-After")); err != nil || n < 1 || a.header.Get("X-Openfaas-Internal") == "" || !strings.Contains(a.body, "small") {
 				t.Errorf("a refusal does not say when to come back, and who refused what: %v %q", a.header, a.body)
