@@ -146,7 +146,11 @@ func (z *zygote) greet(hello []byte, o *Options, shared bool) error {
 		return fmt.Errorf("the pool's process says hello: %w", err)
 	}
 	if !slices.Contains(h.Protocols, poolProtocol) {
-		return fmt.Errorf("the image's graphene_function speaks versions %v of the pool's protocol and this watchdog %d: build the image again", h.Protocols, poolProtocol)
+		remedy := "the image is older than this watchdog: build it again"
+		if len(h.Protocols) > 0 && slices.Min(h.Protocols) > poolProtocol {
+			remedy = "the image is newer than this watchdog: bring the platform up to date, or build the image with its version of graphene"
+		}
+		return fmt.Errorf("the image's graphene_function speaks versions %v of the pool's protocol and not %d, as this watchdog does; %s", h.Protocols, poolProtocol, remedy)
 	}
 	settings, err := json.Marshal(map[string]any{
 		"protocol":       poolProtocol,

@@ -59,6 +59,13 @@ def run(fd: int) -> int:
         if kind != ch.START:
             raise ch.Closed(f"a frame of type {kind} before START")
         settings = ch.parse_document(payload)
+        if settings.get("protocol") != ch.PROTOCOL:
+            error = (
+                f"this watchdog wants version {settings.get('protocol')} of the pool's protocol,"
+                f" and the image's graphene_function speaks {ch.PROTOCOL}"
+            )
+            control.send(ch.FAILED, 0, ch.document({"error": error}))
+            return 1
         output.prepare(settings["log_call_id"])
         return _Zygote(control, settings).run()
     except ch.Closed:

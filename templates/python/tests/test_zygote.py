@@ -14,7 +14,7 @@ LIBRARY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 class ZygoteTest(HandlerTestCase):
     """A real zygote, and the watchdog's end of its control socket."""
 
-    def start(self, text, **settings):
+    def start(self, text, left_out=(), **settings):
         self.write("handler.py", text)
         near, far = socket.socketpair()
         near.settimeout(30)
@@ -34,8 +34,17 @@ class ZygoteTest(HandlerTestCase):
         self.addCleanup(self.process.kill)
         self.control = ch.Channel(near)
         self.assertEqual(self.news(ch.HELLO)["protocols"], [ch.PROTOCOL])
-        start = {"shared": True, "handler_dir": self.directory, "handler_style": "", "log_call_id": False, **settings}
-        self.control.send(ch.START, 0, ch.document({"protocol": ch.PROTOCOL, "probe_seconds": 30, **start}))
+        start = {
+            "protocol": ch.PROTOCOL,
+            "shared": True,
+            "handler_dir": self.directory,
+            "handler_style": "",
+            "worker_threads": 1,
+            "log_call_id": False,
+            "probe_seconds": 30,
+            **settings,
+        }
+        self.control.send(ch.START, 0, ch.document({k: v for k, v in start.items() if k not in left_out}))
 
     def news(self, kind):
         got, _, payload = self.control.read()
@@ -62,6 +71,24 @@ class ZygoteTest(HandlerTestCase):
         self.assertEqual(ch.parse_answer(worker.read()[2])[2], str(self.process.pid).encode())
         worker.sock.close()
         self.assertEqual(self.news(ch.EXITED), {"status": "exit status 0"})
+
+    def test_a_watchdog_that_does_not_know_the_newest_settings_is_served(self):
+        self.start("def handle(event, context): return 'served'", left_out=["worker_threads"])
+        self.news(ch.LOADED)
+        worker = self.fork(1)
+        self.news(ch.FORKED)
+        self.assertEqual(ch.parse_document(worker.read()[2])["many"], 1)
+        request = {"method": "GET", "path": "/", "query": "", "headers": []}
+        worker.send(ch.REQUEST, 1, ch.request(ch.LAST, 0, ch.document(request), b""))
+        self.assertEqual(ch.parse_answer(worker.read()[2])[2], b"served")
+
+    def test_a_watchdog_that_wants_another_protocol_is_told(self):
+        for protocol in (ch.PROTOCOL - 1, ch.PROTOCOL + 1):
+            with self.subTest(protocol):
+                self.start("def handle(event, context): pass", protocol=protocol)
+                error = self.news(ch.FAILED)["error"]
+                self.assertIn(f"version {protocol} of the pool's protocol", error)
+                self.assertIn(f"speaks {ch.PROTOCOL}", error)
 
     def test_a_killed_worker_says_where_it_hangs(self):
         self.start("def handle(event, context):\n    print('hanging')\n    while True: pass")
