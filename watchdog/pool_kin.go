@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	watchShare = 100 // of the time that passes, at most this fraction is spent looking at processes that do not multiply
-	stopPasses = 100 // at most, through a tree that still grows, to stop it
+	watchShare  = 100                    // of the time that passes, about this fraction is spent looking at processes that do not multiply
+	watchSeldom = 250 * time.Millisecond // between looks at them, at most
+	stopPasses  = 100                    // at most, through a tree that still grows, to stop it
 
 	forkerWords = 100 * time.Millisecond // for a worker to say where it starts processes
 )
@@ -176,7 +177,7 @@ func (p *pool) watchWorkers() {
 				return
 			}
 			if interval = watchEvery; !grown {
-				interval = max(interval, watchShare*time.Since(begun))
+				interval = max(interval, min(watchShare*time.Since(begun), watchSeldom))
 			}
 		}
 	})

@@ -1,5 +1,5 @@
-// Package soak runs a platform with a function that leaks, hangs and crashes
-// under load, for as long as the variable SOAK says, and looks at what that
+// Package soak runs a platform with a function that leaks, hangs, crashes and
+// multiplies under load, for as long as the variable SOAK says, and looks at what that
 // does to others and to the platform: only the calls that misbehave may fail,
 // memory stays bounded, and nothing is left behind.
 package soak
@@ -31,6 +31,7 @@ const (
 	usual = 40 * time.Second
 	// bound is what all processes of the platform may use together: four
 	// workers that are replaced at 100 MiB, their successors, and the rest.
+	// What a worker that multiplies has is shared.
 	bound = 1 << 30
 )
 
@@ -40,14 +41,19 @@ var kinds = []struct {
 	often  int
 	status int
 }{
-	{"soak/ok", 400, 200},
-	{"quiet/ok", 450, 200},
+	{"soak/ok", 350, 200},
+	{"quiet/ok", 350, 200},
+	{"threads/ok", 138, 200},
 	{"soak/file", 60, 200},
 	{"soak/leak", 60, 200},
 	{"soak/raise", 20, 500},
+	{"soak/print", 4, 200},
+	{"soak/daemon", 4, 200},
 	{"soak/exit", 4, 500},
 	{"soak/segfault", 4, 500},
+	{"soak/fork", 2, 500},
 	{"soak/hang", 2, 504},
+	{"threads/heed", 2, 504},
 }
 
 const stackFile = `version: 1.0
@@ -61,6 +67,7 @@ functions:
     workers: 4
     workers_min: 4
     max_memory: 100Mi
+    max_processes: 30
     exec_timeout: 2s
   quiet:
     lang: python3-http
@@ -68,7 +75,16 @@ functions:
     image: quiet:latest
     workers: 4
     workers_min: 4
+    max_requests: 5000
     exec_timeout: 30s
+  threads:
+    lang: python3-http
+    handler: ./soak
+    image: threads:latest
+    workers: 2
+    workers_min: 2
+    worker_threads: 4
+    exec_timeout: 2s
 `
 
 func TestOnlyCallsThatMisbehaveFailAndNothingIsLeft(t *testing.T) {
@@ -212,7 +228,7 @@ func freeAddress(t *testing.T) string {
 func (p *platform) load(t *testing.T, duration time.Duration) (most int) {
 	t.Helper()
 	var wg sync.WaitGroup
-	var calls [8]atomic.Int64
+	var calls = make([]atomic.Int64, len(kinds))
 	end := time.Now().Add(duration)
 	for range clients {
 		wg.Go(func() {
@@ -307,7 +323,7 @@ func (p *platform) settled(t *testing.T) counted {
 
 // processesAtRest are the platform, and for each function the watchdog, the
 // zygote and the workers, of which none ends for being idle.
-const processesAtRest = 1 + 2*(2+4)
+const processesAtRest = 1 + 2*(2+4) + (2 + 2)
 
 func (p *platform) count(t *testing.T) counted {
 	t.Helper()
