@@ -65,7 +65,8 @@ type Config struct {
 
 	QueueReplicas   int               `env:"nats_stream_replicas" envDefault:"1" doc:"servers that hold each asynchronous call: 1 or 3"`
 	QueueMaxBacklog int               `env:"queue_max_backlog" envDefault:"1048576" doc:"asynchronous calls of one function that may wait; more get 429"`
-	QueueMaxBytes   function.Bytes    `env:"queue_max_bytes" envDefault:"10Gi" doc:"space that waiting asynchronous calls may take; more get 429"`
+	QueueMaxBytes   function.Bytes    `env:"queue_max_bytes" envDefault:"10Gi" doc:"space that waiting asynchronous calls may take, half of it for what is small; more get 429"`
+	QueueKeepBytes  function.Bytes    `env:"queue_keep_bytes" envDefault:"8Gi" doc:"space that results, dead letters and callbacks may take"`
 	QueueMaxBody    function.Bytes    `env:"queue_max_body" envDefault:"100M" doc:"largest body of an asynchronous call"`
 	QueueMaxResults int               `env:"queue_max_results" envDefault:"200000" doc:"results of asynchronous calls that are kept"`
 	QueueResultAge  function.Duration `env:"queue_result_age" envDefault:"24h" doc:"how long results of asynchronous calls are kept"`
@@ -270,6 +271,7 @@ func (c Config) OpenBroker(log *slog.Logger) (*Broker, error) {
 		Replicas:   c.QueueReplicas,
 		MaxBacklog: int64(c.QueueMaxBacklog),
 		MaxBytes:   int64(c.QueueMaxBytes),
+		KeepBytes:  int64(c.QueueKeepBytes),
 		MaxBody:    int64(c.QueueMaxBody),
 		MaxRecords: int64(c.QueueMaxResults),
 		ResultAge:  c.QueueResultAge.Std(),

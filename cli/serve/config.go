@@ -35,7 +35,8 @@ type Config struct {
 	Memory              function.Bytes    `env:"GRAPHENE_MEMORY" envDefault:"0" doc:"memory that all functions may use together; 0 is what the machine has, less a reserve"`
 	QueueSync           QueueSync         `env:"queue_sync" envDefault:"2m" doc:"when accepted asynchronous calls are forced onto the disk: always, or every so often; a power cut can lose that much"`
 	QueueMaxBacklog     int               `env:"GRAPHENE_QUEUE_MAX_BACKLOG" envDefault:"1048576" doc:"asynchronous calls of one function that may wait; more get 429"`
-	QueueMaxBytes       function.Bytes    `env:"GRAPHENE_QUEUE_MAX_BYTES" envDefault:"10Gi" doc:"space that waiting asynchronous calls may take; more get 429"`
+	QueueMaxBytes       function.Bytes    `env:"GRAPHENE_QUEUE_MAX_BYTES" envDefault:"10Gi" doc:"space that waiting asynchronous calls may take, half of it for what is small; more get 429"`
+	QueueKeepBytes      function.Bytes    `env:"GRAPHENE_QUEUE_KEEP_BYTES" envDefault:"8Gi" doc:"space that results, dead letters and callbacks may take"`
 	QueueMaxBody        function.Bytes    `env:"GRAPHENE_QUEUE_MAX_BODY" envDefault:"100M" doc:"largest body of an asynchronous call"`
 	QueueMaxResults     int               `env:"GRAPHENE_QUEUE_MAX_RESULTS" envDefault:"200000" doc:"results of asynchronous calls that are kept"`
 	QueueResultAge      function.Duration `env:"GRAPHENE_QUEUE_RESULT_AGE" envDefault:"24h" doc:"how long results of asynchronous calls are kept"`

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -89,9 +91,17 @@ func openQueue(ctx context.Context, dir string, o Options, meter async.Meter) (*
 	if q.conn, err = nats.Connect("", nats.InProcessServer(s), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond)); err != nil {
 		return nil, errors.Join(fmt.Errorf("connect to the queue: %w", err), q.Close())
 	}
+	maxBytes, keepBytes, err := disk.divide(int64(o.QueueMaxBytes), int64(o.QueueKeepBytes))
+	if err != nil {
+		return nil, errors.Join(err, q.Close())
+	}
+	if maxBytes < int64(o.QueueMaxBytes) || keepBytes < int64(o.QueueKeepBytes) {
+		o.Log.Info("the queue takes less than it may, since the disk has no more", "waitingMB", maxBytes>>20, "keptMB", keepBytes>>20)
+	}
 	q.Queue, err = async.Open(ctx, q.conn, async.Options{
 		MaxBacklog: int64(o.QueueMaxBacklog),
-		MaxBytes:   int64(o.QueueMaxBytes),
+		MaxBytes:   maxBytes,
+		KeepBytes:  keepBytes,
 		MaxBody:    int64(o.QueueMaxBody),
 		MaxRecords: int64(o.QueueMaxResults),
 		ResultAge:  o.QueueResultAge.Std(),
@@ -181,6 +191,36 @@ func (s *space) check() error {
 		return fault.Unavailable.Errorf("the disk of the queue has %d MB left, and %d MB are kept free", s.free>>20, s.reserve>>20)
 	}
 	return nil
+}
+
+// leastShare is what a queue is allowed on the fullest disk, in bytes: the
+// reserve stops it before.
+const leastShare = 64 << 20
+
+// divide returns how many bytes calls that wait, and those that have ended, may
+// take: what was asked for, but each no more than half of what the disk has for
+// the queue, with what it takes already and without the reserve.
+func (s *space) divide(waiting, kept int64) (int64, int64, error) {
+	free, err := freeSpace(s.dir)
+	if err != nil {
+		return 0, 0, fmt.Errorf("look at the disk of the queue: %w", err)
+	}
+	var used int64
+	err = filepath.WalkDir(s.dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		// A file that has just gone takes nothing.
+		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
+			used += info.Size()
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, 0, fmt.Errorf("look at what the queue has stored: %w", err)
+	}
+	most := max(leastShare, (free+used-s.reserve)/2)
+	return min(waiting, most), min(kept, most), nil
 }
 
 // natsLog carries what the server says into the platform's log.

@@ -87,8 +87,10 @@ type Options struct {
 	Replicas int
 	// MaxBacklog is how many calls of one function may wait; 0 is 1,048,576.
 	MaxBacklog int64
-	// MaxBytes is how much the calls stream may hold; 0 is 10 GiB.
-	MaxBytes int64
+	// MaxBytes is how much calls that wait may take, with their bodies; 0 is
+	// 10 GiB. KeepBytes is how much may be kept of calls that have ended:
+	// results, dead letters, callbacks on their way; 0 is 8 GiB.
+	MaxBytes, KeepBytes int64
 	// MaxBody bounds the body of one call, in bytes; 0 is 100 MB.
 	MaxBody int64
 	// InlineBody is how large a body may be that travels inside its message,
@@ -145,6 +147,8 @@ type Queue struct {
 	opened  chan struct{}
 	indexes *indexes
 	counted backlog
+
+	clearing sync.Mutex // held while room is made
 }
 
 // Open is [New], and returns once the queue is open. Errors are
@@ -163,6 +167,7 @@ func New(nc *nats.Conn, o Options) (*Queue, error) {
 	o.Replicas = cmp.Or(o.Replicas, 1)
 	o.MaxBacklog = cmp.Or(o.MaxBacklog, 1<<20)
 	o.MaxBytes = cmp.Or(o.MaxBytes, 10<<30)
+	o.KeepBytes = cmp.Or(o.KeepBytes, 8<<30)
 	o.MaxBody = cmp.Or(o.MaxBody, 100_000_000)
 	o.InlineBody = cmp.Or(o.InlineBody, 256<<10)
 	o.MaxRecords = cmp.Or(o.MaxRecords, 200_000)
@@ -234,7 +239,7 @@ func (q *Queue) Run(ctx context.Context) error {
 func (q *Queue) open(ctx context.Context) error {
 	q.opening.Lock()
 	defer q.opening.Unlock()
-	o := q.o
+	o, share := q.o, q.o.shares()
 	first := q.ready() != nil
 	for _, s := range []struct {
 		stream *jetstream.Stream
@@ -243,29 +248,34 @@ func (q *Queue) open(ctx context.Context) error {
 		{&q.calls, jetstream.StreamConfig{
 			Name: callsStream, Subjects: []string{callsSubject + ">"},
 			Retention: jetstream.WorkQueuePolicy,
-			Discard:   jetstream.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: o.MaxBacklog, MaxBytes: o.MaxBytes,
+			Discard:   jetstream.DiscardNew, DiscardNewPerSubject: true, MaxMsgsPerSubject: o.MaxBacklog, MaxBytes: share.calls,
 		}},
 		{&q.later, jetstream.StreamConfig{
 			Name: laterStream, Subjects: []string{laterSubject + ">"}, Retention: jetstream.WorkQueuePolicy,
+			Discard: jetstream.DiscardNew, MaxBytes: share.later,
 		}},
 		{&q.records, jetstream.StreamConfig{
 			Name: recordsStream, Subjects: []string{recordsSubject + ">"},
-			MaxMsgsPerSubject: 1, MaxMsgs: o.MaxRecords, MaxAge: o.ResultAge,
+			MaxMsgsPerSubject: 1, MaxMsgs: o.MaxRecords, MaxAge: o.ResultAge, MaxBytes: share.records,
 		}},
 		{&q.done, jetstream.StreamConfig{
-			Name: doneStream, Subjects: []string{doneSubject + ">"}, MaxMsgs: o.MaxRecords, MaxAge: o.ResultAge,
+			Name: doneStream, Subjects: []string{doneSubject + ">"}, MaxMsgs: o.MaxRecords, MaxAge: o.ResultAge, MaxBytes: share.done,
 		}},
 		{&q.dead, jetstream.StreamConfig{
 			Name: deadStream, Subjects: []string{deadSubject + ">"}, MaxMsgsPerSubject: 1, MaxAge: o.DeadAge,
+			Discard: jetstream.DiscardNew, MaxBytes: share.dead,
 		}},
 		{&q.callbacks, jetstream.StreamConfig{
 			Name: callbacksStream, Subjects: []string{callbacksSubject + ">"}, Retention: jetstream.WorkQueuePolicy,
+			Discard: jetstream.DiscardNew, MaxBytes: share.callbacks,
 		}},
 		{&q.batches, jetstream.StreamConfig{
 			Name: batchesStream, Subjects: []string{batchesSubject + ">"}, MaxMsgsPerSubject: 1, MaxAge: o.DeadAge,
+			Discard: jetstream.DiscardNew, MaxBytes: share.batches,
 		}},
 		{&q.results, jetstream.StreamConfig{
 			Name: resultsStream, Subjects: []string{resultsSubject + ">"}, MaxAge: o.DeadAge,
+			Discard: jetstream.DiscardNew, MaxBytes: share.results,
 		}},
 	} {
 		s.config.Storage = jetstream.FileStorage
@@ -283,8 +293,8 @@ func (q *Queue) open(ctx context.Context) error {
 		bucket *jetstream.ObjectStore
 		config jetstream.ObjectStoreConfig
 	}{
-		{&q.requests, jetstream.ObjectStoreConfig{Bucket: requestsBucket}},
-		{&q.responses, jetstream.ObjectStoreConfig{Bucket: responsesBucket, TTL: o.ResultAge}},
+		{&q.requests, jetstream.ObjectStoreConfig{Bucket: requestsBucket, MaxBytes: share.bodies}},
+		{&q.responses, jetstream.ObjectStoreConfig{Bucket: responsesBucket, TTL: o.ResultAge, MaxBytes: share.answers}},
 	} {
 		b.config.Replicas = o.Replicas
 		handle, err := q.openBucket(ctx, b.config)
@@ -312,7 +322,7 @@ func (q *Queue) openStream(ctx context.Context, want jetstream.StreamConfig) (je
 	if err == nil {
 		had := there.CachedInfo().Config
 		if q.o.Existing || had.MaxMsgsPerSubject == unlimited(want.MaxMsgsPerSubject) && had.MaxMsgs == unlimited(want.MaxMsgs) &&
-			had.MaxBytes == unlimited(want.MaxBytes) && had.MaxAge == want.MaxAge && had.Replicas == want.Replicas {
+			had.MaxBytes == unlimited(want.MaxBytes) && had.MaxAge == want.MaxAge && had.Discard == want.Discard && had.Replicas == want.Replicas {
 			return there, nil
 		}
 	}
@@ -339,7 +349,7 @@ func (q *Queue) openBucket(ctx context.Context, want jetstream.ObjectStoreConfig
 		return nil, err
 	}
 	if err == nil {
-		if had, err := there.Status(ctx); q.o.Existing || err == nil && had.TTL() == want.TTL && had.Replicas() == want.Replicas {
+		if had, err := there.Status(ctx); q.o.Existing || err == nil && had.TTL() == want.TTL && had.Replicas() == want.Replicas && bucketBytes(had) == want.MaxBytes {
 			return there, nil
 		}
 	}
@@ -349,6 +359,14 @@ func (q *Queue) openBucket(ctx context.Context, want jetstream.ObjectStoreConfig
 		return there, nil
 	}
 	return b, err
+}
+
+// bucketBytes returns how many bytes a bucket may hold.
+func bucketBytes(s jetstream.ObjectStoreStatus) int64 {
+	if s, ok := s.(*jetstream.ObjectBucketStatus); ok {
+		return s.StreamInfo().Config.MaxBytes
+	}
+	return -1
 }
 
 // subject returns what follows the prefix of a call's subject. Names are DNS
@@ -383,6 +401,15 @@ func refused(err error) error {
 		}
 	}
 	return unavailable(err)
+}
+
+// full says of what there is too much, where err, which the broker gave, says
+// only that. Other errors it leaves alone.
+func full(what string, err error) error {
+	if !errors.Is(err, fault.Busy) {
+		return err
+	}
+	return fault.Busy.Errorf("there is no room for more %s", what)
 }
 
 // isFull tells the texts of a stream's limits from those of a broken store.

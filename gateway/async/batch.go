@@ -37,6 +37,8 @@ type Batch struct {
 	Done      int       `json:"done"`
 	Failed    int       `json:"failed"`
 	Cancelled int       `json:"cancelled"`
+	// Dropped is when the results were dropped, to make room for others.
+	Dropped *time.Time `json:"resultsDropped,omitempty"`
 
 	seq uint64 // of the record
 }
@@ -257,8 +259,17 @@ func (q *Queue) putResult(ctx context.Context, c *Call, index int, body []byte) 
 		return fmt.Errorf("write result of call %s: %w", c.ID, err)
 	}
 	messages, _ := bundles([]ending{{subject: resultSubject(c), index: index, record: record, answer: body}})
-	if _, err := q.store(ctx, messages[0]); err != nil {
-		return refused(fmt.Errorf("store result of call %s: %w", c.ID, err))
+	for {
+		_, err = q.store(ctx, messages[0])
+		if err = refused(err); err == nil || !errors.Is(err, fault.Busy) {
+			break
+		}
+		if made, mistake := q.roomForResults(ctx, len(messages[0].Data)); mistake != nil || !made {
+			return errors.Join(full("results of batches, none of which has ended", err), mistake)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("store result of call %s: %w", c.ID, err)
 	}
 	return nil
 }
@@ -359,8 +370,8 @@ func (i *index) add(number, subject string, seq uint64, most int) {
 // Batch returns a batch with its counts.
 func (q *Queue) Batch(ctx context.Context, id string) (*Batch, error) {
 	b, err := q.batch(ctx, id)
-	if err != nil {
-		return nil, err
+	if err != nil || b.Dropped != nil {
+		return b, err
 	}
 	i := q.indexes.of(id)
 	i.mu.Lock()
@@ -398,6 +409,9 @@ func (q *Queue) findItem(ctx context.Context, id, batch string, index int) (*Cal
 	b, err := q.batch(ctx, batch)
 	if err != nil {
 		return nil, nil, err
+	}
+	if b.Dropped != nil {
+		return nil, nil, fault.NotFound.Errorf("call %s is done, and the results of its batch were dropped to make room for others", id)
 	}
 	if index >= b.Accepted {
 		return nil, nil, fault.NotFound.Errorf("call %s is not known: batch %s has %d documents so far", id, batch, b.Accepted)
@@ -679,6 +693,9 @@ func (a *API) batchResult(w http.ResponseWriter, r *http.Request, id string) err
 	b, err := a.findBatch(r, id)
 	if err != nil {
 		return err
+	}
+	if b.Dropped != nil {
+		return fault.NotFound.Errorf("the results of batch %s were dropped %s, to make room for others: collect results soon, or allow the queue to keep more", id, b.Dropped.Format(time.RFC3339))
 	}
 	places, err := a.q.places(r.Context(), b, from)
 	if err != nil {

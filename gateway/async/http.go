@@ -292,6 +292,9 @@ func (a *API) result(w http.ResponseWriter, r *http.Request, id string) error {
 		http.Error(w, "call "+id+" was cancelled", http.StatusGone)
 		return nil
 	}
+	if c.Dropped != "" {
+		return fault.NotFound.Errorf("the result of call %s is not kept: %s", id, c.Dropped)
+	}
 	c, body, err := a.q.Result(r.Context(), c.ID)
 	if err != nil {
 		return err

@@ -28,6 +28,7 @@ type delivery struct {
 	seq       uint64
 	suspect   bool // it may have been run before
 	leaving   bool // the settler has it
+	held      bool // it has a record for want of room
 	cancelled bool // guarded by the worker's mu
 	stop      context.CancelFunc
 	span      *trace.Span // of the try that runs

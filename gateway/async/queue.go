@@ -28,6 +28,11 @@ const askTime = 25 * time.Millisecond
 // caller gave it. Errors are fault.NotFound and fault.Unavailable.
 func (q *Queue) Lookup(ctx context.Context, id string) (*Call, error) {
 	c, _, err := q.lookup(ctx, id)
+	if err == nil && c.Object != "" {
+		if _, err := q.responses.GetInfo(ctx, c.Object); errors.Is(err, jetstream.ErrObjectNotFound) {
+			c.Dropped = "newer answers needed the room, or its time was up"
+		}
+	}
 	return c, err
 }
 
@@ -56,7 +61,7 @@ func (q *Queue) lookup(ctx context.Context, id string) (*Call, []byte, error) {
 func (q *Queue) find(ctx context.Context, id string) (*Call, []byte, error) {
 	c, body, err := q.record(ctx, id)
 	if err == nil {
-		if !c.State.Ended() && q.runs(ctx, id) {
+		if !c.State.Ended() && c.Held == "" && q.runs(ctx, id) {
 			c.State, c.Next = Running, nil
 		}
 		return c, body, nil
@@ -168,7 +173,7 @@ func (q *Queue) Result(ctx context.Context, id string) (*Call, io.ReadCloser, er
 	}
 	object, err := q.responses.Get(ctx, c.Object)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
-		return nil, nil, fault.NotFound.Errorf("the result of call %s is not kept any more", id)
+		return nil, nil, fault.NotFound.Errorf("the result of call %s is not kept any more: newer ones needed the room, or its time was up", id)
 	}
 	if err != nil {
 		return nil, nil, unavailable(fmt.Errorf("read the result of call %s: %w", id, err))

@@ -57,6 +57,12 @@ type Call struct {
 	Size         int64       `json:"size,omitempty"` // of the answer's body
 	Object       string      `json:"object,omitempty"`
 	CallbackFail string      `json:"callbackFailed,omitempty"` // why the callback was given up
+	// Held says why a call that has run is still in the queue: there is no room
+	// for what follows from it. Outcome is what that is.
+	Held    string `json:"held,omitempty"`
+	Outcome string `json:"outcome,omitempty"`
+	// Dropped says why the body of the answer is not kept, or not any more.
+	Dropped string `json:"resultDropped,omitempty"`
 	// Message is the place in the calls stream of the message that a keyed
 	// call is run by; 0 until it is stored.
 	Message uint64 `json:"message,omitempty"`

@@ -49,29 +49,47 @@ func (w *Worker) conclude(d *delivery, v verdict, a *answer, t Try, policy Polic
 	if v != tryAgain {
 		c.Header = a.header
 		var err error
-		if c.Object, c.Size, err = w.storeBody(ctx, d, a); err != nil {
+		switch c.Object, c.Size, err = w.storeBody(ctx, d, a); {
+		case errors.Is(err, fault.Busy):
+			// Others have made way already. The call has run; that it cannot be
+			// shown what to is no reason to run it again.
+			c.Dropped = "the answer is larger than the room for answers"
+			body = nil
+			w.log.Warn("an answer is not kept: it is larger than the room for answers", "call", d.ID, "function", d.Ref.String())
+		case err != nil:
 			d.Tries = d.Tries[:len(d.Tries)-1]
 			return err
-		}
-		if c.Object != "" {
+		case c.Object != "":
 			body = nil
 		}
 	} else {
 		body = nil
 	}
-	steps := plan(v, d.Batch != "", d.Batch == "" || d.Keyed || len(d.Tries) > 1, d.Request.CallbackURL != nil)
-	if v == settle && len(steps) == 2 && !d.Keyed && len(d.Tries) == 1 {
+	if v == settle && !d.Keyed && len(d.Tries) == 1 && d.Request.CallbackURL == nil {
 		e, err := d.ending(c, body)
 		if err != nil {
 			return err
 		}
 		d.leaving = true
-		w.settler.ended <- &settlement{delivery: d, ending: e}
+		w.settler.ended <- &settlement{delivery: d, ending: e, call: c}
 		return nil
 	}
-	for _, s := range steps {
-		if err := w.do(ctx, s, d, c, body, policy); err != nil {
-			d.Tries = d.Tries[:len(d.Tries)-1]
+	err := w.carryOut(ctx, d, v, c, body, policy)
+	if err != nil {
+		d.Tries = d.Tries[:len(d.Tries)-1]
+	}
+	return err
+}
+
+// carryOut takes the steps from a verdict about d, whose record is to be c, to
+// the end. A step for which there is no room makes d wait.
+func (w *Worker) carryOut(ctx context.Context, d *delivery, v verdict, c *Call, body []byte, policy Policy) error {
+	for _, s := range plan(v, d.Batch != "", d.Batch == "" || d.Keyed || len(d.Tries) > 1 || d.held, d.Request.CallbackURL != nil) {
+		err := w.do(ctx, s, d, c, body, policy)
+		if errors.Is(err, fault.Busy) {
+			return w.hold(ctx, d, v, c, body, err)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -100,7 +118,7 @@ func (w *Worker) do(ctx context.Context, s step, d *delivery, c *Call, body []by
 		}
 		m.Header.Set(headerQueue, d.Queue)
 		if _, err := w.q.store(ctx, m); err != nil {
-			return refused(fmt.Errorf("store a dead letter: %w", err))
+			return full("dead letters: retry or purge some", refused(fmt.Errorf("store a dead letter: %w", err)))
 		}
 		return nil
 	case storeLater:
@@ -110,7 +128,7 @@ func (w *Worker) do(ctx context.Context, s step, d *delivery, c *Call, body []by
 		}
 		m.Header.Set(headerDue, strconv.FormatInt(c.Next.UnixMilli(), 10))
 		if _, err := w.q.store(ctx, withName(m, tryName(d))); err != nil {
-			return refused(fmt.Errorf("store the next try: %w", err))
+			return full("calls that wait for their next try", refused(fmt.Errorf("store the next try: %w", err)))
 		}
 		return nil
 	case acknowledge:
@@ -133,6 +151,9 @@ func tryName(d *delivery) string {
 func (w *Worker) storeBody(ctx context.Context, d *delivery, a *answer) (object string, size int64, err error) {
 	if a.rest == nil {
 		return "", int64(len(a.body)), nil
+	}
+	if err := w.q.roomForAnswers(ctx); err != nil {
+		return "", 0, err
 	}
 	info, err := w.q.responses.Put(ctx, jetstream.ObjectMeta{Name: d.ID}, io.MultiReader(bytes.NewReader(a.body), a.rest))
 	if err != nil {
@@ -256,7 +277,7 @@ func (q *Queue) putCallback(ctx context.Context, d *delivery, c *Call, body []by
 		return err
 	}
 	if _, err := q.store(ctx, withName(m, "callback/"+tryName(d))); err != nil {
-		return refused(fmt.Errorf("store a callback: %w", err))
+		return full("callbacks: those on their way are not accepted", refused(fmt.Errorf("store a callback: %w", err)))
 	}
 	return nil
 }

@@ -2,9 +2,12 @@ package async
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/graphene-faas/graphene/internal/fault"
 )
 
 // A settler stores what calls came to that have nothing else to leave behind,
@@ -20,6 +23,7 @@ type settler struct {
 type settlement struct {
 	*delivery
 	ending
+	call *Call // its record
 }
 
 const (
@@ -81,11 +85,19 @@ func (s *settler) settle(p *pipe, all []*settlement) {
 	}
 	messages, of := bundles(endings)
 	// What has begun is stored also while the worker stops.
-	result := p.store(context.WithoutCancel(s.w.ctx), messages)
+	ctx := context.WithoutCancel(s.w.ctx)
+	result := p.store(ctx, messages)
 	var failed []*settlement
 	var reason error
 	for i, e := range all {
-		if err := result[of[i]].err; err != nil {
+		if err := refused(result[of[i]].err); err != nil {
+			if errors.Is(err, fault.Busy) {
+				// One by one there may be room, or else these calls are held.
+				if err = s.w.carryOut(ctx, e.delivery, settle, e.call, e.answer, s.w.o.Policy); err == nil {
+					s.w.drop(e.delivery)
+					continue
+				}
+			}
 			failed, reason = append(failed, e), err
 			continue
 		}
@@ -93,7 +105,7 @@ func (s *settler) settle(p *pipe, all []*settlement) {
 			s.w.log.Warn("a call is settled and may be run again", "call", e.ID, "err", err)
 		}
 		s.w.q.o.Meter.Processed(e.Queue)
-		s.w.q.dropBody(context.WithoutCancel(s.w.ctx), e.job)
+		s.w.q.dropBody(ctx, e.job)
 		s.w.drop(e.delivery)
 	}
 	if len(failed) > 0 {

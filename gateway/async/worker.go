@@ -44,6 +44,9 @@ type WorkerOptions struct {
 	// Poll is how often the worker looks for calls that nobody told it of; 0
 	// is two seconds.
 	Poll time.Duration
+	// Hold is how long a call waits that has run, and for whose outcome there
+	// is no room, before that is tried again; 0 is 15 seconds.
+	Hold time.Duration
 	// Drain is how long calls may go on when Run's context ends; 0 cuts them
 	// off.
 	Drain    time.Duration
@@ -74,6 +77,7 @@ func NewWorker(q *Queue, o WorkerOptions) *Worker {
 	o.MaxInflight = cmp.Or(o.MaxInflight, 256)
 	o.MaxPerFunction = cmp.Or(o.MaxPerFunction, 100)
 	o.Poll = cmp.Or(o.Poll, 2*time.Second)
+	o.Hold = cmp.Or(o.Hold, 15*time.Second)
 	if o.Policy.Attempts == 0 {
 		o.Policy = DefaultPolicy()
 	}
@@ -373,12 +377,16 @@ func (w *Worker) run(d *delivery) (v verdict, good bool) {
 	d.stop = stop
 	w.mu.Unlock()
 	if d.suspect {
-		if ours, err := w.stillToDo(ctx, d); err != nil {
+		ours, err := w.stillToDo(ctx, d)
+		if err != nil {
 			w.log.Warn("cannot tell whether a call was run before", "call", d.ID, "err", err)
 			_ = d.msg.NakWithDelay(time.Second)
 			return leaveAlone, true
-		} else if !ours {
-			w.ack(d)
+		}
+		if !ours {
+			if !d.held {
+				w.ack(d)
+			}
 			return leaveAlone, true
 		}
 	}
@@ -416,12 +424,13 @@ func (w *Worker) run(d *delivery) (v verdict, good bool) {
 }
 
 // stillToDo reports whether d, which may not be new, is still to be run, and
-// takes hold of it if it has a key.
+// takes hold of it if it has a key. If d has run and was held, it carries on
+// from there.
 func (w *Worker) stillToDo(ctx context.Context, d *delivery) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	for {
-		c, _, err := w.q.record(ctx, d.ID)
+		c, body, err := w.q.record(ctx, d.ID)
 		if isNotFound(err) {
 			if c, _, err = w.q.bundled(ctx, d.ID); isNotFound(err) {
 				return true, nil
@@ -436,6 +445,9 @@ func (w *Worker) stillToDo(ctx context.Context, d *delivery) (bool, error) {
 			return false, nil
 		case c.State.Ended():
 			return false, nil
+		case c.Outcome != "" && len(c.Tries) > len(d.Tries):
+			d.held = true
+			return w.resume(ctx, d, c, body)
 		case len(c.Tries) > len(d.Tries):
 			return false, nil // the next try is in the queue already
 		case !d.Keyed || len(d.Tries) > 0:
