@@ -5,10 +5,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -41,6 +44,7 @@ type transport struct {
 	pruning *time.Timer
 	closed  bool
 	closers []func()
+	sockets map[*socket]struct{} // WebSockets that are open
 }
 
 // A sendError is a request that got no answer.
@@ -186,11 +190,12 @@ func (t *transport) forget() {
 	}
 }
 
-// close closes idle connections, now and as soon as they become idle. Requests
-// in flight go on, and new ones are still sent.
+// close closes idle connections, now and as soon as they become idle, and has
+// WebSockets come to their end. Requests in flight go on, and new ones are
+// still sent.
 func (t *transport) close() {
 	t.mu.Lock()
-	idle, closers := t.idle, t.closers
+	idle, closers, sockets := t.idle, t.closers, slices.Collect(maps.Keys(t.sockets))
 	t.idle, t.closers, t.closed = nil, nil, true
 	if t.pruning != nil {
 		t.pruning.Stop()
@@ -201,6 +206,9 @@ func (t *transport) close() {
 	}
 	for _, f := range closers {
 		f()
+	}
+	for _, s := range sockets {
+		s.leave()
 	}
 }
 
@@ -361,7 +369,11 @@ func (x *exchange) answered(res *http.Response) {
 		// The timeout bounded the change of protocol; how long the two sides
 		// talk from here on is theirs to say.
 		_ = x.conn.SetDeadline(time.Time{}) // a connection that is broken will say so
-		res.Body = &tunnel{conn: x.conn, stop: x.stop}
+		t := &tunnel{conn: x.conn, stop: x.stop}
+		res.Body = t
+		if strings.EqualFold(res.Header.Get("Upgrade"), "websocket") {
+			res.Body = newSocket(x.req.Context(), t)
+		}
 		return
 	case res.Body == http.NoBody:
 		x.keep = !res.Close
