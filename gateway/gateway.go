@@ -120,6 +120,7 @@ func New(o Options) *Gateway {
 			Queue: o.Queue, Find: g.find, MayInvoke: g.mayInvoke, May: g.may, Caller: callerName, Tracer: o.Tracer, Log: o.Log,
 		})
 	}
+	g.metrics.AddScaling(g.table.All(), g.target)
 	if o.IdentityMetrics != nil {
 		g.metrics.AddIdentity(o.IdentityMetrics)
 	}

@@ -57,7 +57,7 @@ var (
 func Definitions() []Definition {
 	return []Definition{
 		functionsSeconds, invocationTotal, invocationStarted, invocationInflight,
-		serviceCount, serviceReadyCount, serviceMin, serviceTier,
+		serviceCount, serviceReadyCount, serviceMin, serviceTarget, serviceTier,
 		requestsTotal, requestSeconds,
 		queueSubmitted, queueProcessed, queueInflight, queuePending, queueAge, queueReconnects,
 		identityRules, identityIssuer, identityRefused,

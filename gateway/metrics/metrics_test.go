@@ -167,6 +167,7 @@ func TestTheReferencePageListsWhatTheRegistryHolds(t *testing.T) {
 	q.Submitted("q")
 	q.Processed("q")
 	q.Running("q", echo, 1)
+	m.AddScaling(slices.Values([]function.Endpoints{{Ref: echo}}), func(function.Endpoints) (function.ScaleType, float64) { return function.ScaleRPS, 50 })
 	identity := metrics.NewIdentity()
 	m.AddIdentity(identity)
 	identity.Rules(true)
