@@ -102,7 +102,7 @@ func (v *visit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		openid.Page{Title: "You are not logged in", Failed: true, Text: []string{err.Error(), "You may close this window and go on in the terminal."}}.Write(w, http.StatusForbidden)
 	} else {
-		openid.Page{Title: "You are logged in", Text: []string{"You may close this window and go on in the terminal."}}.Write(w, http.StatusOK)
+		openid.Page{Title: "You are logged in", Done: true, Text: []string{"You may close this window and go on in the terminal."}}.Write(w, http.StatusOK)
 	}
 	select {
 	case v.done <- err:

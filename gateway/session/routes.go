@@ -185,6 +185,7 @@ func (s *Sessions) end(r *http.Request, had session, target string) string {
 func (s *Sessions) loggedOut(w http.ResponseWriter, r *http.Request) error {
 	openid.Page{
 		Title: "You are logged out",
+		Done:  true,
 		Links: []openid.PageLink{{Text: "Log in again", URL: s.path(r, LoginPath)}},
 	}.Write(w, http.StatusOK)
 	return nil

@@ -13,7 +13,8 @@ import (
 // perhaps with something to press. It needs nothing from elsewhere.
 type Page struct {
 	Title  string
-	Failed bool // it tells of a failure
+	Done   bool // it tells that something is done,
+	Failed bool // or of a failure
 	Text   []string
 	Links  []PageLink
 	Button *PageLink // sends a POST

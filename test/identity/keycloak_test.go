@@ -319,7 +319,7 @@ func (k *keycloak) admin(t *testing.T, method, path string, body, out any) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, method, k.url+"/admin/realms/"+path, bytes.NewReader(text))
+	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(k.url+"/admin/realms/"+path, "/"), bytes.NewReader(text))
 	if err != nil {
 		t.Fatal(err)
 	}
