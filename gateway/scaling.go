@@ -56,6 +56,18 @@ func (g *Gateway) newScaler() {
 	g.scaler = autoscale.New(o)
 }
 
+// target is what e is scaled by, and the load that one replica is for.
+func (g *Gateway) target(e function.Endpoints) (function.ScaleType, float64) {
+	slots := e.Settings.MaxInflight
+	for _, r := range e.Replicas {
+		if r.Ready {
+			slots = r.Slots
+		}
+	}
+	p := autoscale.NewPolicy(e.Scale, g.o.Scaling)
+	return p.Type, p.TargetFor(slots)
+}
+
 // explain is what the management API tells about ref's number of replicas.
 func (g *Gateway) explain(ref function.Ref) (any, bool) { return g.scaler.Explain(ref) }
 

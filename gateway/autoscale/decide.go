@@ -162,7 +162,7 @@ type load struct {
 }
 
 func measure(now time.Time, p Policy, h *History, s Sample) load {
-	l := load{target: p.Target, share: p.Proportion}
+	l := load{share: p.Proportion}
 	var value func(Sample) (float64, bool)
 	switch p.Type {
 	case function.ScaleRPS:
@@ -187,16 +187,9 @@ func measure(now time.Time, p Policy, h *History, s Sample) load {
 	case function.ScaleCapacity:
 		l.noun = "calls in flight and waiting"
 		value = func(s Sample) (float64, bool) { return s.Busy + s.Queued, true }
-		if l.target == 0 {
-			l.target = p.OpenTarget
-			if s.Slots > 0 {
-				l.target = float64(s.Slots)
-			}
-		}
-		if s.Slots > 0 && float64(s.Slots) < l.target {
-			l.target, l.capped = float64(s.Slots), true
-		}
 	}
+	l.target = p.TargetFor(s.Slots)
+	l.capped = l.target < p.Target
 	var recent bool
 	l.stable, l.known = h.mean(now, p.Stable, value)
 	l.burst, recent = h.mean(now, p.Burst, value)

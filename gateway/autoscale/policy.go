@@ -97,6 +97,18 @@ func NewPolicy(s function.Scale, d Defaults) Policy {
 	return p
 }
 
+// TargetFor returns the load of one replica that handles so many calls at once;
+// 0 is any number.
+func (p Policy) TargetFor(slots int) float64 {
+	switch {
+	case p.Type != function.ScaleCapacity:
+		return p.Target
+	case slots > 0 && (p.Target == 0 || p.Target > float64(slots)):
+		return float64(slots)
+	}
+	return cmp.Or(p.Target, p.OpenTarget)
+}
+
 // Fixed reports whether load does not change the number of replicas, other
 // than to zero and back.
 func (p Policy) Fixed() bool { return p.Min >= p.Max }
