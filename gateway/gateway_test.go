@@ -160,7 +160,7 @@ func (p *platform) send(t *testing.T, r *http.Request) (*http.Response, string) 
 // openRoutes answer callers nobody knows; the second list is for installations
 // that trust no issuer, where functions are open.
 var (
-	openRoutes      = []string{"/", "/healthz"}
+	openRoutes      = []string{"/", "/healthz", "/auth/config", "/auth/login", "/auth/callback", "/auth/logout", "/auth/logged-out"}
 	openWithoutOIDC = []string{"/function/", "/async-function/", "/async-batch/"}
 )
 
@@ -189,6 +189,8 @@ func TestEveryRouteButAFewRefusesCallersNobodyKnows(t *testing.T) {
 	}{
 		"passwords alone": {[]func(*gateway.Options){everything}, append(openWithoutOIDC, openRoutes...)},
 		"and an issuer":   {[]func(*gateway.Options){everything, guard(t, i)}, openRoutes},
+		"and its own tokens": {[]func(*gateway.Options){everything, issuing(t, i)}, slices.Concat(openRoutes,
+			[]string{"/.well-known/openid-configuration", "/.well-known/jwks.json", "/oauth/token"})},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := start(t, func(_ http.ResponseWriter, r *http.Request) { t.Errorf("%s %s got through", r.Method, r.URL) }, tt.adjust...)
@@ -204,7 +206,7 @@ func TestEveryRouteButAFewRefusesCallersNobodyKnows(t *testing.T) {
 					set(r)
 					resp, body := p.send(t, r)
 					want := `Basic realm="Restricted"`
-					if strings.Contains(path, "function/echo") && !strings.HasPrefix(path, "/system") || strings.HasPrefix(path, "/async-batch/") || path == "/auth/verify" {
+					if strings.Contains(path, "function/echo") && !strings.HasPrefix(path, "/system") || strings.HasPrefix(path, "/async-batch/") || path == "/auth/verify" || path == "/auth/me" {
 						want = "Bearer realm=IAM function invoke"
 					}
 					if resp.StatusCode != 401 || resp.Header.Get("WWW-Authenticate") != want {
