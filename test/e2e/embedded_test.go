@@ -288,6 +288,35 @@ func TestABrokenVersionLeavesTheOldOneServing(t *testing.T) {
 	}
 }
 
+// otherRelease is a runtime that greets the watchdog as one would that speaks
+// another version of the pool's protocol.
+const otherRelease = `
+import json, os, socket, struct
+watchdog = socket.socket(fileno=int(os.environ["pool_fd"]))
+hello = json.dumps({"protocols": [%d], "python": "3.9.0", "pid": os.getpid()}).encode()
+watchdog.sendall(struct.pack(">IBI", len(hello), 1, 0) + hello)
+watchdog.recv(1)
+`
+
+func TestAnImageOfAnotherReleaseIsRefusedWithTheReason(t *testing.T) {
+	p := start(t)
+	p.pythonFunction("f", "python3", "def handle(req):\n    return 'good'\n")
+	p.cli("up", "-f", "f.yml")
+	p.stack("f", "python3", "environment: {PYTHONPATH: 'function/other:python'}")
+	p.write("f/other/graphene_function/__init__.py", "")
+	for version, remedy := range map[int]string{1: "build it again", 99: "bring the platform up to date"} {
+		p.write("f/other/graphene_function/__main__.py", fmt.Sprintf(otherRelease, version))
+		stdout, stderr, code := p.try("", "up", "-f", "f.yml")
+		want := fmt.Sprintf("speaks versions [%d] of the pool's protocol", version)
+		if code != 7 || !strings.Contains(stdout+stderr, want) || !strings.Contains(stdout+stderr, remedy) {
+			t.Errorf("up of a runtime of version %d: exit %d\n%s%s", version, code, stdout, stderr)
+		}
+	}
+	if a := p.call(200, "POST", "/function/f", ""); a.body != "good" {
+		t.Errorf("the version before answers %q", a.body)
+	}
+}
+
 func TestMisbehavingHandlersAreContained(t *testing.T) {
 	p := start(t)
 	p.pythonFunction("bad", "python3-http", `
