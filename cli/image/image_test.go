@@ -107,6 +107,7 @@ func mustBuild(t *testing.T, o Options) v1.Image {
 // refused checks that a build fails for a reason its user can correct.
 func refused(t *testing.T, o Options, kind fault.Kind, texts ...string) {
 	t.Helper()
+	o.Output = nil // so that what tools print is in the error
 	_, err := Build(t.Context(), o)
 	if !errors.Is(err, kind) {
 		t.Fatalf("error %v, want kind %q", err, kind)
@@ -610,6 +611,16 @@ func TestPythonErrorsNameTheAuthorsFiles(t *testing.T) {
 			}
 			refused(t, o, fault.Invalid, want...)
 		})
+	}
+}
+
+func TestWhatAToolPrintsIsShownOnce(t *testing.T) {
+	o := pythonOptions(t, map[string]string{"handler.py": pythonHandler, "build.py": "raise ValueError('no data')\n"})
+	var shown bytes.Buffer
+	o.Output = &shown
+	_, err := Build(t.Context(), o)
+	if err == nil || strings.Contains(err.Error(), "no data") || strings.Count(shown.String(), "ValueError: no data") != 1 {
+		t.Errorf("after\n%s\ncomes %v", shown.String(), err)
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// lastLines is how much of a failed tool's output an error repeats.
+// lastLines is how much of a failed tool's output an error has.
 const lastLines = 15
 
 // stopGrace is how long a tool may take to clean up after an interrupt.
@@ -28,8 +28,9 @@ func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// runTool runs cmd, shows its output, and repeats the end of it in the error,
-// where the directory it ran in, a copy, is called by the handler's name.
+// runTool runs cmd and shows its output. If that is shown to nobody, the end of
+// it is part of the error, where the directory it ran in, a copy, is called by
+// the handler's name.
 func (b *build) runTool(ctx context.Context, cmd *exec.Cmd) error {
 	var tail tailWriter
 	out := untilDone{ctx, io.MultiWriter(b.Output, &tail)}
@@ -37,6 +38,9 @@ func (b *build) runTool(ctx context.Context, cmd *exec.Cmd) error {
 	err := cmd.Run()
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if err != nil && b.Output != io.Discard {
+		return fmt.Errorf("%w; what it said is above", err)
 	}
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, strings.ReplaceAll(tail.String(), cmd.Dir, filepath.Clean(b.Dir)))
