@@ -130,7 +130,8 @@ func (q *Queue) fill(ctx context.Context, b *Batch, s Submission, from int, next
 	for index, end := from, false; !end; {
 		var window []*job
 		var failed error
-		for failed == nil && !end && (len(window) == 0 || index%batchWindow != 0) {
+		stored := false
+		for failed == nil && !end && !stored && (len(window) == 0 || index%batchWindow != 0) {
 			document, err := next()
 			switch {
 			case errors.Is(err, io.EOF):
@@ -147,6 +148,9 @@ func (q *Queue) fill(ctx context.Context, b *Batch, s Submission, from int, next
 				}
 				window = append(window, j)
 				index++
+				// The sweep must not find a body that waits for the rest of a
+				// window, for which its sender takes all the time in the world.
+				stored = j.Object != ""
 			}
 		}
 		if err := q.publishAll(ctx, sending, window); err != nil {
@@ -199,6 +203,8 @@ func (q *Queue) item(ctx context.Context, b *Batch, s Submission, index int, doc
 // publishAll stores the calls of a window, together. It waits while the
 // backlog is full: whoever sends a batch sends slower, then.
 func (q *Queue) publishAll(ctx context.Context, sending *pipe, window []*job) error {
+	patience := time.NewTimer(acceptTime / 2)
+	defer patience.Stop()
 	for len(window) > 0 {
 		if err := q.o.Room(); err != nil {
 			return err
@@ -231,12 +237,23 @@ func (q *Queue) publishAll(ctx context.Context, sending *pipe, window []*job) er
 		if window = full; len(window) > 0 {
 			select {
 			case <-time.After(time.Second):
+			case <-patience.C:
+				q.dropBodies(ctx, window)
+				return fault.Busy.Errorf("the backlog is full, and has been for %s: send the rest of the batch later", acceptTime/2)
 			case <-ctx.Done():
+				q.dropBodies(ctx, window)
 				return fault.Unavailable.Errorf("the backlog is full, and the caller has gone: %w", ctx.Err())
 			}
 		}
 	}
 	return nil
+}
+
+// dropBodies deletes the bodies of calls that were not accepted.
+func (q *Queue) dropBodies(ctx context.Context, window []*job) {
+	for _, j := range window {
+		q.dropBody(ctx, j)
+	}
 }
 
 // short returns what a batch's result needs of c.

@@ -398,6 +398,9 @@ func (q *Queue) retry(ctx context.Context, m *jetstream.RawStreamMsg) error {
 	}
 	j.Tries = nil
 	j.Keyed = true // it has a record from now on, also as an item of a batch
+	if err := q.touch(ctx, j.Object); err != nil {
+		return err
+	}
 	// The record first: a worker that finds a failed one leaves the call alone.
 	if err := q.putRecord(ctx, j.call(Queued), nil, anyRecord); err != nil {
 		return err

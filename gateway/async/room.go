@@ -125,15 +125,19 @@ func (q *Queue) roomForAnswers(ctx context.Context) error {
 func objectMeta(bucket, name string) string  { return "$O." + bucket + ".M." + name }
 func objectParts(bucket, nuid string) string { return "$O." + bucket + ".C." + nuid }
 
-// dropObject removes the object that m describes without a trace; Delete of
-// the object store leaves a mark.
+// dropObject removes the object that m describes without a trace, where Delete
+// of the object store leaves a mark. If the description has changed or is gone,
+// it does nothing.
 func (q *Queue) dropObject(ctx context.Context, stream jetstream.Stream, bucket string, m message) error {
 	var o jetstream.ObjectInfo
 	if err := json.Unmarshal(m.data, &o); err != nil {
 		return fmt.Errorf("read what the object store has: %w", err)
 	}
 	// The description first: without it nobody finds the parts.
-	if err := deleteMessage(ctx, stream, m.seq); err != nil {
+	if err := stream.DeleteMsg(ctx, m.seq); err != nil {
+		if _, look := stream.GetMsg(ctx, m.seq); errors.Is(look, jetstream.ErrMsgNotFound) {
+			return nil
+		}
 		return unavailable(err)
 	}
 	if o.NUID == "" {

@@ -84,6 +84,11 @@ func (w *Worker) conclude(d *delivery, v verdict, a *answer, t Try, policy Polic
 // carryOut takes the steps from a verdict about d, whose record is to be c, to
 // the end. A step for which there is no room makes d wait.
 func (w *Worker) carryOut(ctx context.Context, d *delivery, v verdict, c *Call, body []byte, policy Policy) error {
+	if v == tryAgain || v == bury {
+		if err := w.q.touch(ctx, d.Object); err != nil {
+			return err
+		}
+	}
 	for _, s := range plan(v, d.Batch != "", d.Batch == "" || d.Keyed || len(d.Tries) > 1 || d.held, d.Request.CallbackURL != nil) {
 		err := w.do(ctx, s, d, c, body, policy)
 		if errors.Is(err, fault.Busy) {

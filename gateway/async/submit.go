@@ -127,6 +127,8 @@ func (q *Queue) takeBody(ctx context.Context, j *job, s Submission) error {
 	if s.Length > q.o.MaxBody {
 		return fault.TooLarge.Errorf("request body exceeds %d bytes", q.o.MaxBody)
 	}
+	ctx, cancel := context.WithTimeout(ctx, acceptTime/2)
+	defer cancel()
 	head, err := io.ReadAll(io.LimitReader(s.Body, int64(q.o.InlineBody)+1))
 	if err != nil {
 		return fault.Invalid.Errorf("read request body: %w", err)

@@ -117,6 +117,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	parts.Go(func() { w.discover(ctx) })
 	parts.Go(func() { w.bringBack(ctx) })
+	parts.Go(func() { w.sweepAll(ctx) })
 	parts.Go(func() { w.next.run(ctx) })
 	beating, stopBeating := context.WithCancel(running)
 	var heart sync.WaitGroup
