@@ -78,14 +78,14 @@ func (r *route) set(e function.Endpoints) {
 			if rep.Ready && !now.Ready {
 				rep.probed = false // it was ready and says that it is not any more
 			}
-			if rep.Tier != now.Tier {
+			if rep.Tier != now.Tier || rep.Keeps != now.Keeps {
 				rep.probed = false // what it said was before
 				rep.transport.forget()
 			}
 		} else {
 			rep = newReplica(now, r.table.o.Dial)
 		}
-		rep.Ready, rep.Revision, rep.Tier, rep.Slots, rep.Guessed, rep.Startup = now.Ready, now.Revision, now.Tier, now.Slots, now.Guessed, now.Startup
+		rep.Ready, rep.Revision, rep.Tier, rep.Keeps, rep.Slots, rep.Guessed, rep.Startup = now.Ready, now.Revision, now.Tier, now.Keeps, now.Slots, now.Guessed, now.Startup
 		rep.count(e.Settings.MaxInflight)
 		r.replicas = append(r.replicas, rep)
 	}
@@ -577,11 +577,11 @@ func (r *route) probed(ctx context.Context, rep *replica, said probeAnswer) bool
 }
 
 // parted is [Table.Parted] for the replica of that name.
-func (r *route) parted(id string) bool {
+func (r *route) parted(id string, nth int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rep := r.find(id)
-	return rep != nil && rep.Tier != function.Hot && rep.parted()
+	return rep != nil && rep.Tier != function.Hot && rep.Keeps == nth && rep.parted()
 }
 
 // onReplica is how many requests the replica of that name is answering.

@@ -295,11 +295,11 @@ func (t *Table) OnReplica(ref function.Ref, id string) int {
 }
 
 // Parted reports whether it is certain that a replica of ref, which the
-// provider has said is not hot any more, answers no request, and gets none
-// before the provider says that it is hot again.
-func (t *Table) Parted(ref function.Ref, id string) bool {
+// provider has said for the nth time is not hot any more, answers no request,
+// and gets none before the provider says that it is hot again.
+func (t *Table) Parted(ref function.Ref, id string, nth int) bool {
 	found, ok := t.routes.Load(ref.String())
-	return ok && found.(*route).parted(id)
+	return ok && found.(*route).parted(id, nth)
 }
 
 // Waiting is how many requests wait for ref: for a free slot, or for its first

@@ -40,9 +40,13 @@ func TestNothingIsSentToAReplicaThatHasParted(t *testing.T) {
 			}
 		})
 	}
-	for range 200 {
-		table.Set(frozen("a"))
-		for !table.Parted(ref, "a") { // calls in flight end
+	for n := range 200 {
+		cold := frozen("a")
+		cold.Replicas[0].Keeps = n
+		if table.Set(cold); n > 0 && table.Parted(ref, "a", n+1) {
+			t.Fatal("it has parted for a time that nobody has heard of")
+		}
+		for !table.Parted(ref, "a", n) { // calls in flight end
 			runtime.Gosched()
 		}
 		stopped.Store(true)

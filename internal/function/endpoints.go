@@ -69,6 +69,8 @@ type Replica struct {
 	// Tier is how warm the replica is. One that is not Hot is not Ready and
 	// answers nothing, not even a probe, until it is Hot again.
 	Tier Tier `json:"tier,omitempty"`
+	// Keeps counts how often the replica has ceased to be Hot.
+	Keeps int `json:"keeps,omitempty"`
 	// Slots is how many requests the replica handles at once; 0 is unlimited.
 	Slots int `json:"slots,omitempty"`
 	// Guessed says that Slots is only what the settings let one expect. The

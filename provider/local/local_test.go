@@ -485,5 +485,5 @@ func platform(ctx context.Context, dir, socketDir string, sleepers []string) int
 // idle is a Traffic without any.
 type idle struct{}
 
-func (idle) OnReplica(function.Ref, string) int { return 0 }
-func (idle) Parted(function.Ref, string) bool   { return true }
+func (idle) OnReplica(function.Ref, string) int    { return 0 }
+func (idle) Parted(function.Ref, string, int) bool { return true }

@@ -561,6 +561,7 @@ func (f *supervisor) endpoints() function.Endpoints {
 			Revision: r.version.Revision,
 			Ready:    r.ready,
 			Tier:     r.shown(),
+			Keeps:    r.keeps,
 			Slots:    r.slots,
 		})
 	}

@@ -15,9 +15,10 @@ type Traffic interface {
 	// OnReplica is how many requests a replica is answering.
 	OnReplica(ref function.Ref, replica string) int
 	// Parted reports whether it is certain that a replica, which was reported
-	// to be not hot any more, answers no request and gets none before it is
-	// reported to be hot again.
-	Parted(ref function.Ref, replica string) bool
+	// to be not hot any more for the nth time, answers no request and gets none
+	// before it is reported to be hot again. Who has heard of an earlier time
+	// only is about to hear that it was hot meanwhile.
+	Parted(ref function.Ref, replica string, nth int) bool
 }
 
 // A Keep says for how long a function that was put to sleep stays in each of
@@ -103,10 +104,10 @@ func (r *replica) keep(ctx context.Context, k Keep) {
 	r.ready, r.waking, r.hot = false, false, make(chan struct{})
 	r.keeps++
 	r.f.rests(function.Hot, "its last calls are being finished")
-	colder := r.keeping.colder
+	colder, nth := r.keeping.colder, r.keeps
 	r.f.work.Go(func() {
 		defer cancel()
-		r.cool(ctx, k, colder)
+		r.cool(ctx, k, nth, colder)
 	})
 }
 
@@ -130,8 +131,8 @@ func (r *replica) shown() function.Tier {
 // cool takes the replica down tier by tier until ctx ends, which means that it
 // is needed or that it ends, or until it has been kept for long enough. After
 // that its processes go on.
-func (r *replica) cool(ctx context.Context, k Keep, colder chan chill) {
-	cold := r.descend(ctx, k, colder)
+func (r *replica) cool(ctx context.Context, k Keep, nth int, colder chan chill) {
+	cold := r.descend(ctx, k, nth, colder)
 	r.f.rt.ledger.release(r)
 	r.f.mu.Lock()
 	defer r.f.mu.Unlock()
@@ -151,8 +152,8 @@ func (r *replica) cool(ctx context.Context, k Keep, colder chan chill) {
 
 // descend is what cool does until ctx ends. It returns the processes that are
 // stopped then.
-func (r *replica) descend(ctx context.Context, k Keep, colder chan chill) (cold *frost) {
-	if !r.parted(ctx) {
+func (r *replica) descend(ctx context.Context, k Keep, nth int, colder chan chill) (cold *frost) {
+	if !r.parted(ctx, nth) {
 		return nil
 	}
 	now := chill{why: "it was idle"}
@@ -167,6 +168,7 @@ func (r *replica) descend(ctx context.Context, k Keep, colder chan chill) (cold 
 			cold.thaw()
 			cold = nil
 			if !r.shed(ctx) {
+				now.why = "its pool cannot do without its workers"
 				continue
 			}
 		}
@@ -189,14 +191,14 @@ func (r *replica) descend(ctx context.Context, k Keep, colder chan chill) (cold 
 const (
 	firstPartedPause, lastPartedPause = 100 * time.Microsecond, 50 * time.Millisecond
 	// shedTimeout is how long a pool may take to end its workers.
-	shedTimeout = 5 * time.Second
+	shedTimeout = 30 * time.Second
 )
 
 // parted waits until no request is or will be under way to the replica. It
 // reports false if ctx or the replica ends before.
-func (r *replica) parted(ctx context.Context) bool {
+func (r *replica) parted(ctx context.Context, nth int) bool {
 	for pause := firstPartedPause; ; pause = min(2*pause, lastPartedPause) {
-		if r.f.rt.Traffic.Parted(r.f.ref, r.id) {
+		if r.f.rt.Traffic.Parted(r.f.ref, r.id, nth) {
 			return ctx.Err() == nil
 		}
 		if !r.pause(ctx, pause) {

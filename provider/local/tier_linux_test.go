@@ -32,7 +32,7 @@ func (c *calls) OnReplica(_ function.Ref, id string) int {
 	return c.inFlight[id]
 }
 
-func (c *calls) Parted(_ function.Ref, id string) bool {
+func (c *calls) Parted(_ function.Ref, id string, _ int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.parted++
