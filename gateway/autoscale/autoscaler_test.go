@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -227,14 +229,9 @@ func TestAFunctionWithoutCallsIsNotLookedAt(t *testing.T) {
 }
 
 func TestAFunctionThatMaySleepIsPutToSleepWhenItHasBeenIdleForLong(t *testing.T) {
-	var backlog, blind bool
-	backlogOf := func(function.Ref) (int, bool) {
-		n := 0
-		if backlog {
-			n = 1
-		}
-		return n, !blind
-	}
+	var backlog atomic.Int64
+	var blind atomic.Bool
+	backlogOf := func(function.Ref) (int, bool) { return int(backlog.Load()), !blind.Load() }
 	o := Options{Sources: Sources{Backlog: backlogOf}}
 	inTime(t, labels("zero", "true", "zero-duration", "5m"), o, func(_ *testing.T, p *platform) {
 		p.load(1)
@@ -246,13 +243,14 @@ func TestAFunctionThatMaySleepIsPutToSleepWhenItHasBeenIdleForLong(t *testing.T)
 		p.load(0)
 		time.Sleep(4 * time.Minute)
 		p.expect("before it was idle for so long", 1) // the second that the call's load asked for
-		blind = true
+		blind.Store(true)
 		time.Sleep(10 * time.Minute)
 		p.expect("while it is not known if asynchronous calls wait")
-		blind, backlog = false, true
+		blind.Store(false)
+		backlog.Store(1)
 		time.Sleep(10 * time.Minute)
 		p.expect("while asynchronous calls wait")
-		backlog = false
+		backlog.Store(0)
 		time.Sleep(5*time.Minute + 2*time.Second)
 		p.expect("five minutes after the last one", 0)
 		if x := p.explain(); x.Changes[0].Bound != BoundIdle || x.Changes[0].Reason != "no call for 5m0s" {
@@ -291,7 +289,9 @@ func TestWhoeverWakesLearnsWhyItFails(t *testing.T) {
 	inTime(t, labels("max", "5"), Options{}, func(_ *testing.T, p *platform) {
 		p.set(0)
 		p.load(1)
+		p.mu.Lock()
 		p.refuse = fault.Unavailable.Errorf("no room")
+		p.mu.Unlock()
 		if err := p.a.Wake(p.t.Context(), echo, 1); !errors.Is(err, fault.Unavailable) {
 			p.t.Errorf("the error is %v", err)
 		}
@@ -453,6 +453,18 @@ func (g *peers) Announce(_ function.Ref, d Decision) {
 	g.announced = append(g.announced, d)
 }
 
+func (g *peers) told() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.published
+}
+
+func (g *peers) decisions() []Decision {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.announced)
+}
+
 func (g *peers) set(leading bool, others int, missing bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -466,14 +478,14 @@ func TestOnlyTheGatewayThatLeadsScales(t *testing.T) {
 		p.load(2)
 		time.Sleep(10 * time.Second)
 		p.expect("by one that follows")
-		if g.published < 10 {
-			p.t.Errorf("it told its load %d times", g.published)
+		if n := g.told(); n < 10 {
+			p.t.Errorf("it told its load %d times", n)
 		}
 		g.set(true, 3, false)
 		time.Sleep(tick + 20*time.Millisecond)
 		p.expect("once it leads, for the calls of all", 6)
-		if len(g.announced) != 1 || g.announced[0].Desired != 6 {
-			p.t.Errorf("it announced %+v", g.announced)
+		if all := g.decisions(); len(all) != 1 || all[0].Desired != 6 {
+			p.t.Errorf("it announced %+v", all)
 		}
 		g.set(true, 7, false)
 		p.a.Poke(echo)
