@@ -6,9 +6,11 @@ run a :class:`~graphene_function.worker.Worker` on what there is for them.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import queue
+import socket
 import sys
 import threading
 
@@ -33,26 +35,27 @@ class ThreadedWorker:
     def __init__(self, function: Function, channel: ch.Channel, many: int) -> None:
         self._function = function
         self._channel = channel
-        self._many = many
-        self._writing = threading.Lock()
-        self._inboxes: dict[int, Inbox] = {}  # by call
-        self._calls: queue.SimpleQueue[Inbox | None] = queue.SimpleQueue()  # that no thread has begun
+        self._shared = _Shared()
+        self._lanes = [_Lane(channel, self._shared) for _ in range(many)]
 
     def run(self) -> None:
         """Answer calls until the socket is closed."""
         sys.stdout, sys.stderr = LineStream(sys.stdout), LineStream(sys.stderr)
-        threads = [threading.Thread(target=self._serve, name=f"call-{i + 1}") for i in range(self._many)]
+        threads = [
+            threading.Thread(target=self._serve, args=(lane,), name=f"call-{i}")
+            for i, lane in enumerate(self._lanes, 1)
+        ]
         for thread in threads:
             thread.start()
-        greet(self._channel, self._function, self._many)
+        greet(self._channel, self._function, len(threads))
         try:
             self._sort()
         except ch.Closed:
             pass
-        for inbox in list(self._inboxes.values()):
-            inbox.put(None)
-        for thread in threads:
-            self._calls.put(None)
+        self._shared.closed = True
+        for lane in self._lanes:
+            lane.wake()
+            self._shared.calls.put(None)
         for thread in threads:
             thread.join()
 
@@ -65,61 +68,73 @@ class ThreadedWorker:
             if kind == ch.BATCH:
                 batch, missing = queue.SimpleQueue(), ch.parse_credit(payload)
                 batch.put(frame)
-                self._calls.put(batch)
+                self._shared.calls.put(batch)
             elif kind == ch.REQUEST:
-                inbox: Inbox = queue.SimpleQueue() if batch is None else batch
-                self._inboxes[ident] = inbox
+                inbox: Inbox = queue.SimpleQueue() if missing == 0 or batch is None else batch
+                self._shared.inboxes[ident] = inbox
                 inbox.put(frame)
-                if batch is None:
-                    self._calls.put(inbox)
-                else:
+                if inbox is batch:
                     missing -= 1
-                    batch = batch if missing > 0 else None
+                else:
+                    self._shared.calls.put(inbox)
             else:
-                found = self._inboxes.get(ident)
+                found = self._shared.inboxes.get(ident)
                 if found is not None:  # else it is over
                     found.put(frame)
 
-    def _serve(self) -> None:
+    def _serve(self, lane: _Lane) -> None:
         try:
-            Worker(self._function, _Lane(self._channel, self._writing, self._calls, self._inboxes)).serve()
+            Worker(self._function, lane).serve()
         except BaseException as err:  # not the handler's, which are answers: nobody would answer this thread's calls
             report(err)
             os._exit(1)
+        # One that has read what cannot be read ends them all, as it would end a worker without threads.
+        with contextlib.suppress(OSError):
+            self._channel.sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Shared:
+    """What the threads have in common."""
+
+    def __init__(self) -> None:
+        self.writing = threading.Lock()
+        self.inboxes: dict[int, Inbox] = {}  # by call
+        self.calls: queue.SimpleQueue[Inbox | None] = queue.SimpleQueue()  # that no thread has begun
+        self.closed = False  # nothing more will come
 
 
 class _Lane(ch.Channel):
     """What one thread sees of the socket: one call or batch after the other."""
 
-    def __init__(
-        self,
-        channel: ch.Channel,
-        writing: threading.Lock,
-        calls: queue.SimpleQueue[Inbox | None],
-        inboxes: dict[int, Inbox],
-    ) -> None:
+    def __init__(self, channel: ch.Channel, shared: _Shared) -> None:
         super().__init__(channel.sock)
-        self._writing = writing
-        self._calls = calls
-        self._inboxes = inboxes
+        self._shared = shared
         self._inbox: Inbox | None = None
         self._idents: list[int] = []  # of the calls in the inbox
 
+    def wake(self) -> None:
+        """Have the thread see that nothing more will come."""
+        inbox = self._inbox
+        if inbox is not None:
+            inbox.put(None)
+
     def write(self, frames: bytes) -> None:
-        with self._writing:
+        with self._shared.writing:
             super().write(frames)
 
     def next_call(self) -> tuple[int, int, bytes]:
         for ident in self._idents:
-            self._inboxes.pop(ident, None)
+            self._shared.inboxes.pop(ident, None)
         self._idents.clear()
         sys.stdout.flush()
         sys.stderr.flush()
-        self._inbox = self._calls.get()
+        self._inbox = self._shared.calls.get()
         return self.read()
 
     def read(self) -> tuple[int, int, bytes]:
-        frame = self._inbox.get() if self._inbox is not None else None
+        # In this order: whoever sets closed afterwards finds the inbox and wakes us.
+        inbox = self._inbox
+        frame = inbox.get() if inbox is not None and not (self._shared.closed and inbox.empty()) else None
         if frame is None:
             raise ch.Closed("end of stream")
         if frame[0] == ch.REQUEST:

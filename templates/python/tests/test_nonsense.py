@@ -1,4 +1,5 @@
 import contextlib
+import functools
 import io
 import random
 import socket
@@ -7,6 +8,7 @@ import unittest
 
 from graphene_function import channel as ch
 from graphene_function.async_worker import AsyncWorker
+from graphene_function.threaded_worker import ThreadedWorker
 from graphene_function.worker import Worker
 
 from .support import HandlerTestCase
@@ -36,15 +38,19 @@ def nonsense(source):
 
 class NonsenseTest(HandlerTestCase):
     def test_whatever_comes_a_worker_ends_with_its_socket(self):
-        for worker in (Worker, AsyncWorker):
-            function = self.function(
-                "def handle(event, context): return event.body\ndef handle_batch(events): return [e.body for e in events]"
-                if worker is Worker
-                else "async def handle(event, context): return event.body"
-            )
+        plain = "def handle(event, context): return event.body\n"
+        batches = plain + "def handle_batch(events): return [e.body for e in events]"
+        for name, worker, handler in (
+            ("one call at a time", Worker, batches),
+            ("many", AsyncWorker, "async " + plain),
+            ("many batches", AsyncWorker, batches.replace("def ", "async def ")),
+            ("threads", functools.partial(ThreadedWorker, many=3), batches),
+        ):
+            function = self.function(handler)
             for seed in range(150):
-                with self.subTest(worker=worker.__name__, seed=seed), contextlib.redirect_stderr(io.StringIO()):
-                    self.feed(worker, function, nonsense(random.Random(seed)))
+                with self.subTest(name, seed=seed), contextlib.redirect_stdout(io.StringIO()):
+                    with contextlib.redirect_stderr(io.StringIO()):
+                        self.feed(worker, function, nonsense(random.Random(seed)))
 
     def feed(self, worker, function, stream):
         raised = []
