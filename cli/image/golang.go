@@ -38,6 +38,8 @@ const (
 //	work/go.mod, main.go   the program, from the template
 //	work/function/         a copy of the handler's module
 //	work/graphene/         the platform's packages, from Options.Sources
+//
+// One that brings what it needs is laid out by [build.layOutVendored].
 func (b *build) buildGo(ctx context.Context) (v1.Image, error) {
 	b.Progress.Step("compile " + b.Name)
 	target := function.Target{OS: b.Target.OS, Arch: b.Target.Arch}
@@ -49,11 +51,12 @@ func (b *build) buildGo(ctx context.Context) (v1.Image, error) {
 		return nil, err
 	}
 	module := filepath.Join(b.work, "module")
-	if err := b.layOutModule(module); err != nil {
+	program, err := b.layOutModule(module)
+	if err != nil {
 		return nil, err
 	}
 	out := filepath.Join(b.work, "out")
-	if err := b.compile(ctx, module, filepath.Join(out, "handler"), target); err != nil {
+	if err := b.compile(ctx, program, filepath.Join(out, "handler"), target); err != nil {
 		return nil, err
 	}
 
@@ -104,28 +107,42 @@ func (b *build) layersOf(ctx context.Context, trees []tree) ([]v1.Layer, error) 
 	return layers, nil
 }
 
-func (b *build) layOutModule(module string) error {
+func (b *build) layOutModule(module string) (*program, error) {
 	handler := filepath.Join(module, "function")
 	if err := b.copyHandler(handler); err != nil {
-		return err
+		return nil, err
 	}
 	if b.Runtime == nil || b.Sources == nil {
-		return fault.Invalid.Errorf("the template has no main program for Go")
+		return nil, fault.Invalid.Errorf("the template has no main program for Go")
+	}
+	if err := b.checkGoHandler(handler); err != nil {
+		return nil, err
+	}
+	if isVendored(handler) {
+		return b.layOutVendored(handler)
+	}
+	if err := newModule(handler, handlerModule); err != nil {
+		return nil, err
 	}
 	if err := copyFS(module, b.Runtime, ""); err != nil {
-		return fmt.Errorf("write the main program: %w", err)
+		return nil, fmt.Errorf("write the main program: %w", err)
 	}
 	platform := filepath.Join(module, "graphene")
 	if err := copyFS(platform, b.Sources, ""); err != nil {
-		return fmt.Errorf("write the watchdog: %w", err)
+		return nil, fmt.Errorf("write the watchdog: %w", err)
 	}
 	if err := newModule(platform, platformModule); err != nil {
-		return err
+		return nil, err
 	}
-	if err := b.checkGoHandler(handler); err != nil {
-		return err
+	if err := b.writeMainModule(module, handler); err != nil {
+		return nil, err
 	}
-	return b.writeMainModule(module, handler)
+	return &program{dir: module, pkg: ".", mod: "mod", name: func(output string) string {
+		return handlerPath.ReplaceAllStringFunc(output, func(m string) string {
+			prefix := strings.TrimSuffix(strings.TrimSuffix(m, "function/"), "./")
+			return prefix + filepath.Clean(b.Dir) + string(filepath.Separator)
+		})
+	}}, nil
 }
 
 // newModule writes a go.mod into dir unless it has one.
@@ -145,9 +162,6 @@ func (b *build) checkGoHandler(handler string) error {
 	files = slices.DeleteFunc(files, func(name string) bool { return strings.HasSuffix(name, "_test.go") })
 	if len(files) == 0 {
 		return fault.Invalid.Errorf("%s has no Go files; a Go handler is func Handle(w http.ResponseWriter, r *http.Request) in package function", b.Dir)
-	}
-	if err := newModule(handler, handlerModule); err != nil {
-		return err
 	}
 	return nil
 }
@@ -249,9 +263,9 @@ func renameImport(module, path string) error {
 
 // compile builds the program. Flags and environment make the binary depend on
 // nothing but its sources, the target and the version of Go.
-func (b *build) compile(ctx context.Context, module, out string, target function.Target) error {
-	cmd := command(ctx, "go", "build", "-mod=mod", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, ".")
-	cmd.Dir = module
+func (b *build) compile(ctx context.Context, p *program, out string, target function.Target) error {
+	cmd := command(ctx, "go", "build", "-mod="+p.mod, "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, p.pkg)
+	cmd.Dir = p.dir
 	cmd.Env = append(cmd.Environ(), "GOOS="+target.OS, "GOARCH="+target.Arch, "CGO_ENABLED=0", "GO111MODULE=on", "GOWORK=off")
 	output, err := cmd.CombinedOutput()
 	if errors.Is(err, exec.ErrNotFound) {
@@ -264,7 +278,7 @@ func (b *build) compile(ctx context.Context, module, out string, target function
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return fault.Invalid.Errorf("%s", compilerText(string(output), b.Dir))
+	return fault.Invalid.Errorf("%s", compilerText(string(output), b.Dir, p.name))
 }
 
 var (
@@ -275,15 +289,10 @@ var (
 	noise        = regexp.MustCompile(`(?m)^(# .*|go: downloading .*|go: finding .*)\n`)
 )
 
-// compilerText turns the go command's words into the author's terms: paths
-// below dir, and nothing about the program around the handler.
-func compilerText(output, dir string) string {
-	text := noise.ReplaceAllString(output, "")
-	text = handlerPath.ReplaceAllStringFunc(text, func(m string) string {
-		prefix := strings.TrimSuffix(strings.TrimSuffix(m, "function/"), "./")
-		return prefix + filepath.Clean(dir) + string(filepath.Separator)
-	})
-	text = strings.TrimSpace(text)
+// compilerText turns the go command's words into the author's terms: files by
+// their names, and nothing about the program around the handler.
+func compilerText(output, dir string, name func(string) string) string {
+	text := strings.TrimSpace(name(noise.ReplaceAllString(output, "")))
 	if strings.Contains(text, "function.Handle") || otherPackage.MatchString(text) {
 		return fmt.Sprintf("%s must define func Handle(w http.ResponseWriter, r *http.Request) in package function\n%s", dir, text)
 	}

@@ -277,6 +277,48 @@ func TestGoHandlerKeepsItsOwnModule(t *testing.T) {
 	mustBuild(t, o)
 }
 
+// vendored is a handler that brings a package which is nowhere else.
+func vendored(handler string) map[string]string {
+	return map[string]string{
+		"go.mod":     "module example.com/own\n\ngo 1.21\n\nrequire example.com/dep v1.0.0\n\nreplace example.com/dep => ../gone\n",
+		"handler.go": handler,
+		"sub/sub.go": "package sub\n\nconst Text = \"sub\"\n",
+		"vendor/modules.txt": "# example.com/dep v1.0.0 => ../gone\n## explicit\nexample.com/dep\n" +
+			"# example.com/dep => ../gone\n",
+		"vendor/example.com/dep/dep.go": "package dep\n\nconst Text = \"vendored\"\n",
+	}
+}
+
+const vendoredHandler = "package function\n\nimport (\n\t\"net/http\"\n\t\"example.com/dep\"\n\t\"example.com/own/sub\"\n)\n\n" +
+	"func Handle(w http.ResponseWriter, r *http.Request) { w.Write([]byte(dep.Text + sub.Text)) }\n"
+
+func TestGoHandlerBringsItsVendorDirectory(t *testing.T) {
+	t.Setenv("GOPROXY", "off")
+	files := vendored(vendoredHandler)
+	files["static/index.html"] = "hello"
+	info, err := Inspect(mustBuild(t, goOptions(t, files)))
+	if err != nil || info.Target.Arch == "" {
+		t.Errorf("%+v, %v", info, err)
+	}
+
+	files = vendored(strings.Replace(vendoredHandler, "sub.Text)", "sub.Missing)", 1))
+	o := goOptions(t, files)
+	refused(t, o, fault.Invalid, filepath.Join(o.Dir, "handler.go:9:"), "undefined: sub.Missing")
+
+	files = vendored(vendoredHandler)
+	files["sub/sub.go"] = "package sub\n\nconst Text = nothing\n"
+	o = goOptions(t, files)
+	refused(t, o, fault.Invalid, filepath.Join(o.Dir, "sub/sub.go:3:14: undefined: nothing"))
+
+	files = vendored(vendoredHandler)
+	files["vendor/modules.txt"] = "# example.com/other v1.0.0\n## explicit\n"
+	refused(t, goOptions(t, files), fault.Invalid, "inconsistent vendoring")
+
+	files = vendored(vendoredHandler)
+	files["go.mod"] = strings.Replace(files["go.mod"], "require", "require github.com/graphene-faas/graphene v1.0.0\nrequire", 1)
+	refused(t, goOptions(t, files), fault.Invalid, "which the platform adds itself")
+}
+
 func TestGoErrorsNameTheAuthorsFiles(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
