@@ -183,7 +183,7 @@ func TestARealBrowserHasASession(t *testing.T) {
 	b.open(p.url + "/auth/logout")
 	b.sees(`Log out\?`)
 	b.picture("log-out")
-	b.do(chromedp.Click("button"))
+	b.run(`document.querySelector("button").click()`)
 	b.sees("You are logged out")
 	b.picture("logged-out")
 	b.open(p.url + "/auth/login")
