@@ -151,6 +151,9 @@ func TestTheNumberOfReplicasFollowsTheLoadThereAndBack(t *testing.T) {
 			t.Errorf("describe --why does not say %q:\n%s", part, why)
 		}
 	}
+	if text := p.cli("describe", "slow", "--why", "-o", "json"); !strings.Contains(text, `"changes": [`) || !strings.Contains(text, `"formula": "ceil(`) {
+		t.Errorf("describe --why -o json says %s", text)
+	}
 	stop()
 	eventually(t, "it sleeps when nobody has called for long", func() bool {
 		return p.status("slow").Replicas == 0 && p.scaling("slow").Changes[0].Desired == 0
@@ -231,6 +234,21 @@ func TestACallBurstWakesAFunctionOnce(t *testing.T) {
 			t.Errorf("%d calls at once scaled it up %d times", n, woken)
 		}
 		t.Logf("%3d calls at once of a sleeping function: p50 %v, p95 %v", n, times[len(times)/2], times[(len(times)*95-1)/100])
+	}
+}
+
+func TestAsynchronousCallsThatWaitBringReplicas(t *testing.T) {
+	p := start(t)
+	for name, labels := range map[string]string{
+		"queued": scaleLabels("type", "queue", "target", "5", "max", "3"),
+		"plain":  scaleLabels("max", "3"),
+	} {
+		p.sleeperFunction(name, "max_inflight: 1", labels)
+		for range 60 {
+			p.call(202, "POST", "/async-function/"+name+"?300", "")
+		}
+		eventually(t, "the queue of "+name+" is served by three replicas", func() bool { return p.status(name).AvailableReplicas == 3 })
+		t.Logf("%s: %s", name, p.scaling(name).Latest.Reason)
 	}
 }
 
