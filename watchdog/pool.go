@@ -578,11 +578,11 @@ func (p *pool) pick(c *call, now time.Time) *worker {
 	var idle, best *worker
 	busy := 0
 	for _, w := range p.workers {
-		if w.load > 0 && w.reason == "" {
+		if w.load > 0 && w.reason == "" && w.doubted == 0 {
 			busy++
 		}
 		switch {
-		case !w.ready || w.retiring || w.dead:
+		case !w.ready || w.retiring || w.dead || w.doubted > 0:
 		case w.load == 0:
 			if idle == nil || w.lastUsed.After(idle.lastUsed) {
 				idle = w
@@ -675,7 +675,7 @@ func (p *pool) grow() {
 // of them have not started yet.
 func (p *pool) count() (live, starting int) {
 	for _, w := range p.workers {
-		if w.retiring || w.dead {
+		if w.retiring || w.dead || w.doubted > 0 {
 			continue
 		}
 		live++

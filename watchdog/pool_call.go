@@ -17,9 +17,10 @@ import (
 )
 
 const (
-	cancelGrace = 2 * time.Second // for a handler to end after its call has, if it can be interrupted or its worker may have other calls
-	shortCall   = 16 << 10        // bytes of a request that whoever finds a worker for it sends there at once
-	fewCalls    = 8               // calls at a time of a worker whose socket has room for so many short ones
+	cancelGrace = 2 * time.Second        // for a handler to end after its call has, if it can be interrupted or its worker may have other calls
+	heedTime    = 100 * time.Millisecond // of that, until its worker gets no more calls
+	shortCall   = 16 << 10               // bytes of a request that whoever finds a worker for it sends there at once
+	fewCalls    = 8                      // calls at a time of a worker whose socket has room for so many short ones
 )
 
 var (
@@ -44,6 +45,7 @@ type call struct {
 	own     bool          // its own goroutine sends it there
 	handed  bool          // the request has been written, or is being
 	left    bool          // nobody waits for the answer
+	doubted bool          // see doubt
 	batch   *batch        // that it is part of; nil if the function does not answer batches
 	arrived time.Time     // at the pool
 	waited  bool          // it was not given to an idle worker at once
@@ -489,11 +491,27 @@ func (p *pool) abandon(ctx context.Context, c *call) {
 		timer := time.AfterFunc(time.Until(deadline), func() { p.kill(w, killTime, why) })
 		defer timer.Stop()
 	}
+	if expired && grace > 0 {
+		timer := time.AfterFunc(heedTime, func() { p.doubt(c) })
+		defer timer.Stop()
+	}
 	w.send(frameCancel, c.id, nil)
 	for {
 		if f, _, err := c.next(nil); err != nil || f.ends() {
 			return
 		}
+	}
+}
+
+// doubt notes that a call does not end though it has been cancelled: its worker
+// is likely to be killed over it, and gets no more until it has ended.
+func (p *pool) doubt(c *call) {
+	p.mu.Lock()
+	defer p.unlock()
+	if c.running && !c.doubted {
+		c.doubted = true
+		c.w.doubted++
+		p.dispatch(time.Now())
 	}
 }
 

@@ -214,3 +214,26 @@ import asyncio, os, time
 		})
 	}
 }
+
+func TestAWorkerWithACallThatDoesNotEndGetsNoOthers(t *testing.T) {
+	o := pool(t, `
+import asyncio, os
+async def handle(event, context):
+    if event.path == "/stubborn":
+        while True:
+            try: await asyncio.sleep(1000)
+            except asyncio.CancelledError: print("not yet")
+    return str(os.getpid())
+`)
+	o.Workers.Max = 1
+	r := start(t, o).up()
+	before := r.do("GET", "/", "").body
+	stubborn := make(chan reply, 1)
+	go func() { got, _ := r.try("GET", "/stubborn", "", "X-Timeout", "50ms"); stubborn <- got }()
+	r.awaitOutput("not yet")
+	for r.do("GET", "/", "").body == before { // for a moment it is given the benefit of the doubt
+	}
+	if got := <-stubborn; got.status != http.StatusGatewayTimeout {
+		t.Errorf("got %d %q", got.status, got.body)
+	}
+}

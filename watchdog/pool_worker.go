@@ -50,6 +50,7 @@ type worker struct {
 	running   []*batch  // what it has been given, if it answers batches
 	reason    string    // why we have killed it
 	dead      bool      // its socket has ended
+	doubted   int       // calls that it does not end
 	fell      bool      // in the middle of a call
 	retiring  bool      // gets no more calls and ends when the running ones have
 	settled   int64     // bytes resident after the first calls; zero until then
@@ -277,6 +278,10 @@ func (p *pool) forget(c *call) {
 		c.bound.Stop()
 	}
 	delete(w.calls, c.id)
+	if c.doubted {
+		c.doubted = false
+		w.doubted--
+	}
 	if c.batch == nil {
 		w.load--
 	}

@@ -95,6 +95,11 @@ def _encode(value: Any) -> tuple[BodyType, str]:
         return _pieces(value), _HTML
     if hasattr(value, "__anext__"):
         return _async_pieces(value), _HTML
+    if hasattr(value, "__await__"):
+        close = getattr(value, "close", None)  # it will not be awaited, and there is to be no warning of it
+        if close is not None:
+            close()
+        raise TypeError("the handler returned something to be awaited: define it with async def")
     return str(value).encode(), _HTML
 
 

@@ -50,7 +50,9 @@ def run(fd: int) -> int:
     """Serve the watchdog at the other end of descriptor ``fd``; return the exit status."""
     os.set_inheritable(fd, False)
     control = ch.ControlChannel(socket.socket(fileno=fd))
-    # Sent before a kill: where does it hang? It works without the interpreter's help.
+    # Where does it crash? It works without the interpreter's help.
+    faulthandler.enable(all_threads=False)
+    # Sent before a kill: where does it hang?
     faulthandler.register(signal.SIGUSR1, all_threads=True, chain=False)
     try:
         hello = {"protocols": [ch.PROTOCOL], "python": sys.version.split()[0], "pid": os.getpid()}
