@@ -222,11 +222,15 @@ func (k *keycloak) start() error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(filepath.Join(k.home, "bin", "kc.sh"), "start", "--optimized", "--import-realm",
+	// It ends with this process, however that ends: then its standard input does.
+	cmd := exec.Command("sh", "-c", `"$@" & cat; kill -KILL 0`, "sh",
+		filepath.Join(k.home, "bin", "kc.sh"), "start", "--optimized", "--import-realm",
 		"--http-enabled=true", "--hostname-strict=false", "--http-host=127.0.0.1", "--http-port="+port)
+	if _, err := cmd.StdinPipe(); err != nil {
+		return err
+	}
 	cmd.Env = append(os.Environ(), "JAVA_OPTS_KC_HEAP=-Xms64m -Xmx512m", "KC_BOOTSTRAP_ADMIN_USERNAME=admin", "KC_BOOTSTRAP_ADMIN_PASSWORD="+adminPassword)
 	cmd.Stdout, cmd.Stderr = k.log, k.log
-	// The script's Java is its child.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return err
