@@ -188,8 +188,9 @@ func (a *Autoscaler) Run(ctx context.Context) error {
 		}
 		for ref, publish := range poked {
 			if d, act := a.look(now, ref, publish); act {
-				a.functions[ref].begin(d)
-				asking.Go(func() { _ = a.ask(ctx, ref, d) }) // it has logged what went wrong
+				s := a.functions[ref]
+				s.begin(d)
+				asking.Go(func() { _ = a.ask(ctx, ref, s, d) }) // it has logged what went wrong
 			}
 		}
 		next := now.Add(time.Hour)
@@ -225,7 +226,7 @@ func (a *Autoscaler) Wake(ctx context.Context, ref function.Ref, least int) erro
 	}
 	s.begin(d)
 	a.mu.Unlock()
-	return a.ask(ctx, ref, d)
+	return a.ask(ctx, ref, s, d)
 }
 
 // Alert takes in what an alert says about ref: that it fires, whereupon ref
@@ -265,7 +266,7 @@ func (a *Autoscaler) Alert(ctx context.Context, ref function.Ref, firing bool) e
 	if !act {
 		return nil
 	}
-	return a.ask(ctx, ref, d)
+	return a.ask(ctx, ref, s, d)
 }
 
 // look samples ref and decides about it. It reports whether the decision is to
@@ -295,7 +296,7 @@ func (a *Autoscaler) look(now time.Time, ref function.Ref, publish bool) (d Deci
 	s.history.Forget(now.Add(-max(p.Stable, p.DownWindow) - 2*tick))
 	s.latest = d
 
-	rest := sample.idle() && !sample.Partial && d.Desired == sample.Desired && (sample.Desired == 0 || (sample.Desired <= p.Min || p.Fixed()) && p.Type != function.ScaleCPU)
+	rest := p.rests(sample, d)
 	switch {
 	case s.asking > 0:
 		s.due = time.Time{} // its end is told
@@ -310,6 +311,19 @@ func (a *Autoscaler) look(now time.Time, ref function.Ref, publish bool) (d Deci
 	// Waking is the business of the call that waits, which learns from it why
 	// it fails.
 	return d, !a.o.Off && s.asking == 0 && sample.Desired > 0 && d.Desired != sample.Desired && a.leads()
+}
+
+// rests reports whether nothing will change until a call comes, other than that
+// the function is put to sleep.
+func (p Policy) rests(s Sample, d Decision) bool {
+	switch {
+	case !s.idle() || s.Partial || d.Desired != s.Desired:
+		return false
+	case s.Desired == 0:
+		return true
+	}
+	// Processor time can be used without a call.
+	return p.Type != function.ScaleCPU && (s.Desired <= p.Min || p.Fixed())
 }
 
 func (a *Autoscaler) leads() bool { return a.o.Peers == nil || a.o.Peers.Leading() }
@@ -391,29 +405,15 @@ func (s *state) begin(d Decision) {
 	s.asking++
 }
 
-// ask carries out d, which look or another has begun.
-func (a *Autoscaler) ask(ctx context.Context, ref function.Ref, d Decision) error {
+// ask carries out d, which was begun for s, the state of ref.
+func (a *Autoscaler) ask(ctx context.Context, ref function.Ref, s *state, d Decision) error {
 	ctx, cancel := context.WithTimeout(ctx, scaleTimeout)
 	defer cancel()
 	err := a.o.Scaler.Scale(ctx, ref, d.Desired)
-	a.mu.Lock()
-	if s := a.functions[ref]; s != nil {
-		s.asking--
-		again := ""
-		if err != nil {
-			s.askedAt = time.Time{}
-			s.due = time.Now().Add(tick)
-			again, s.failure = s.failure, err.Error()
-		} else {
-			s.failure = ""
-			s.remember(d)
-		}
-		if err != nil && again != s.failure {
+	if fresh := a.ended(s, d, err); err != nil {
+		if fresh {
 			a.o.Log.Warn("cannot scale function", "function", ref, "from", d.Previous, "to", d.Desired, "err", err)
 		}
-	}
-	a.mu.Unlock()
-	if err != nil {
 		return err
 	}
 	a.o.Log.Info("scaled function", "function", ref, "from", d.Previous, "to", d.Desired, "reason", d.Reason, "formula", d.Formula, "bound", string(d.Bound))
@@ -422,6 +422,24 @@ func (a *Autoscaler) ask(ctx context.Context, ref function.Ref, d Decision) erro
 	}
 	a.Poke(ref)
 	return nil
+}
+
+// ended notes how the carrying out of d has ended. It reports whether err is
+// not what it ended with the last time.
+func (a *Autoscaler) ended(s *state, d Decision, err error) (fresh bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.asking--
+	before := s.failure
+	if err == nil {
+		s.failure = ""
+		s.remember(d)
+		return before != ""
+	}
+	s.failure = err.Error()
+	s.askedAt = time.Time{}
+	s.due = time.Now().Add(tick)
+	return s.failure != before
 }
 
 func (s *state) remember(d Decision) {

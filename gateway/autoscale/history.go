@@ -156,8 +156,8 @@ func (h *History) most(now time.Time, window time.Duration) int {
 	return n
 }
 
-// range of the numbers of replicas that were desired in the window that ends
-// at now, and current, which is desired now.
+// span returns the least and the most of the numbers of replicas that were
+// desired in the window that ends at now, and of current, which is desired now.
 func (h *History) span(now time.Time, window time.Duration, current int) (least, most int) {
 	least, most = current, current
 	for _, m := range slices.Backward(h.marks) {
