@@ -382,7 +382,11 @@ func TestACallerThatSendsTooSlowlyLosesItsSlot(t *testing.T) {
 func TestAConnectionIsKeptUnlessItsAnswerCameBeforeTheBody(t *testing.T) {
 	url := startEcho(t, func(w http.ResponseWriter, r *http.Request) {
 		_ = http.NewResponseController(w).EnableFullDuplex()
-		if r.URL.Path != "/early" {
+		if r.URL.Path == "/early" {
+			// As the watchdog does: net/http cannot use a connection again whose
+			// body was left unread in full duplex, and panics.
+			w.Header().Set("Connection", "close")
+		} else {
 			_, _ = io.Copy(io.Discard, r.Body)
 		}
 		fmt.Fprint(w, "done")
