@@ -39,7 +39,8 @@ func TestTheRuntimeRunsOnEveryPython(t *testing.T) {
 	}
 }
 
-// interpreters returns one interpreter of each supported version.
+// interpreters returns one interpreter of each supported version, and beside it
+// the one that the system's packages provide, which is built differently.
 func interpreters(t *testing.T) map[string]string {
 	t.Helper()
 	home, err := os.UserHomeDir()
@@ -59,13 +60,17 @@ func interpreters(t *testing.T) map[string]string {
 		}
 		for _, name := range names {
 			version := strings.TrimPrefix(filepath.Base(name), "python")
-			if version == "3" || !supported.MatchString(version) || found[version] != "" {
+			key := version
+			if dir == "/usr/bin" {
+				key += " of the system"
+			}
+			if version == "3" || !supported.MatchString(version) || found[key] != "" {
 				continue
 			}
 			// A version manager's shim may have no interpreter behind it.
 			out, err := exec.CommandContext(t.Context(), name, "-c", "import sys; print('%d.%d' % sys.version_info[:2])").Output()
 			if err == nil && strings.TrimSpace(string(out)) == version {
-				found[version] = name
+				found[key] = name
 			}
 		}
 	}

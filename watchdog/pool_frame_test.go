@@ -5,6 +5,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"log/slog"
+	"net"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -65,6 +67,57 @@ func FuzzReadFrame(f *testing.F) {
 					t.Fatalf("status %d was let through", res.status)
 				}
 			}
+		}
+	})
+}
+
+// Whatever a worker or the zygote sends, the pool goes on, and who waits for an
+// answer gets one or hears of the end.
+func FuzzWhatAPoolsProcessesSay(f *testing.F) {
+	f.Add(appendFrame(appendFrame(nil, frameReady, 0, []byte(`{"many":2,"pid":1}`)), frameResponse, 1, []byte("\x01\x00\x00\x00\x0e{\"status\":200}")))
+	f.Add(appendFrame(appendFrame(nil, frameCredit, 1, []byte("\xff\xff\xff\xff")), frameDropped, 1, nil))
+	f.Add(appendFrame(appendFrame(nil, frameError, 1, []byte("[]")), frameEnd, 1, nil))
+	f.Add(appendFrame(appendFrame(nil, frameForked, 7, []byte(`{"pid":-1}`)), frameExited, 7, []byte("no")))
+	f.Add(appendFrame(nil, frameFailed, 0, []byte("{")))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		o := Options{Log: slog.New(slog.DiscardHandler)}
+		o.Workers = o.Workers.withDefaults(1)
+		p := newPool(&o)
+		ours, theirs := net.Pipe()
+		w := &worker{id: 7, conn: ours, calls: map[uint32]*call{}, exited: make(chan struct{}), many: 1}
+		c := &call{whole: true, wake: make(chan struct{}, 1), handed: true, frame: appendRequest(nil, httptest.NewRequest("GET", "/", nil))}
+		p.workers = append(p.workers, w)
+		p.mu.Lock()
+		p.give(w, time.Now(), c)
+		p.dirty, w.pending, w.unsent = nil, nil, nil
+		p.mu.Unlock()
+		go func() {
+			_, _ = theirs.Write(in) // as far as it is read
+			theirs.Close()
+		}()
+		_ = p.follow(w) // how it ends is what the test is about
+		w.exit("gone")
+		p.mu.Lock()
+		w.dead = true
+		p.mu.Unlock()
+		p.close(w, "gone")
+		if c.place == nil { // else it was not begun, and waits for another worker
+			for {
+				f, _, err := c.next(nil)
+				if err != nil || f.ends() {
+					break
+				}
+			}
+		}
+		if w.load != 0 || len(w.calls) != 0 {
+			t.Fatalf("%d calls are left, which take up %d", len(w.calls), w.load)
+		}
+		for r := bufio.NewReader(bytes.NewReader(in)); ; {
+			f, err := readFrame(r)
+			if err != nil {
+				return
+			}
+			p.hear(f)
 		}
 	})
 }
