@@ -65,8 +65,8 @@ func (f *supervisor) keepOne(ctx context.Context, leaving []*replica) []*replica
 		}
 	}
 	if best < 0 {
-		if why != "" {
-			f.rests(function.Asleep, why)
+		if len(leaving) > 0 {
+			f.rests(function.Asleep, cmp.Or(why, "none of its replicas had become ready"))
 		}
 		return leaving
 	}

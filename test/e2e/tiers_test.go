@@ -36,8 +36,19 @@ func (p *platform) warmth(name string) (w warmth) {
 // sleep puts a function to sleep and waits until it is in a tier.
 func (p *platform) sleep(name, tier string) {
 	p.t.Helper()
+	eventually(p.t, name+" is ready", func() bool {
+		var s struct{ AvailableReplicas int }
+		err := json.Unmarshal([]byte(p.call(200, "GET", "/system/function/"+name, "").body), &s)
+		return err == nil && s.AvailableReplicas == 1 // the gateway may have known it before
+	})
 	p.call(202, "POST", "/system/scale-function/"+name, `{"replicas":0}`)
-	eventually(p.t, name+" is "+tier, func() bool { w := p.warmth(name); return w.Rest != nil && w.Rest.Tier == tier })
+	deadline := time.Now().Add(time.Minute)
+	for w := p.warmth(name); w.Rest == nil || w.Rest.Tier != tier; w = p.warmth(name) {
+		if time.Now().After(deadline) {
+			p.t.Fatalf("%s is not %s within a minute, but %s: %+v", name, tier, w.Tier, w.Rest)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // calls returns the answer of a function, which must be good.
@@ -122,9 +133,7 @@ func TestTiersSurviveWhatHappens(t *testing.T) {
 		t.Errorf("processes %v are frozen without a platform", left)
 	}
 	p.start()
-	if w := p.warmth("echo"); w.Tier != "asleep" {
-		t.Errorf("after a restart it is %s", w.Tier)
-	}
+	eventually(t, "it sleeps after a restart", func() bool { return p.warmth("echo").Tier == "asleep" })
 
 	cool()
 	p.kill()
