@@ -538,7 +538,7 @@ func TestAnIssuerThatIsAwayIsSaid(t *testing.T) {
 	i := newIDP(t)
 	s := newSite(t, []session.Issuer{i.web()})
 	i.set(func(i *idp) { i.down = true })
-	resp := newBrowser(t).want(503, "the issuer answers 503", "GET", s.URL+"/auth/login")
+	resp := newBrowser(t).want(503, "The issuer answers 503", "GET", s.URL+"/auth/login")
 	if got := resp.Header.Get("Cache-Control"); got != "no-store" {
 		t.Errorf("Cache-Control is %q", got)
 	}

@@ -7,6 +7,9 @@ import (
 	"encoding/base64"
 	"html/template"
 	"net/http"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // A Page is what people see on their way to or from an issuer: a few words,
@@ -36,9 +39,24 @@ var (
 	}()
 )
 
+// sentence makes an error's text one.
+func sentence(text string) string {
+	first, size := utf8.DecodeRuneInString(text)
+	text = string(unicode.ToUpper(first)) + text[size:]
+	if !strings.HasSuffix(text, ".") && !strings.HasSuffix(text, "?") {
+		text += "."
+	}
+	return text
+}
+
 // Write answers with the page. Nobody keeps it, and no other page may show it.
 func (p Page) Write(w http.ResponseWriter, status int) {
 	var text bytes.Buffer
+	said := p.Text
+	p.Text = nil
+	for _, t := range said {
+		p.Text = append(p.Text, sentence(t))
+	}
 	err := pageTemplate.Execute(&text, struct {
 		Page
 		Style template.CSS

@@ -9,11 +9,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
 // graphene is the program under test, built once by TestMain.
 var graphene string
+
+// caches are where builds find what was built before, whoever's home they run
+// in: NAME=VALUE.
+var caches []string
 
 // whole tells that everything has to be tried, which needs Java, Maven and
 // Chromium: the end-to-end tests set it.
@@ -35,6 +40,14 @@ func TestMain(m *testing.M) {
 		if whole {
 			keycloaks = startKeycloak(dir) // it takes its time; others can be tried meanwhile
 			defer keycloaks.stop()
+		}
+		for _, name := range []string{"GOCACHE", "GOMODCACHE"} {
+			value, err := exec.Command("go", "env", name).Output()
+			if err != nil {
+				fmt.Fprintf(os.Stderr, "go env %s: %v\n", name, err)
+				return 1
+			}
+			caches = append(caches, name+"="+strings.TrimSpace(string(value)))
 		}
 		graphene = filepath.Join(dir, "graphene")
 		build := exec.Command("go", "build", "-o", graphene, "../../cli/cmd/graphene")

@@ -89,8 +89,28 @@ func (p *platform) stop() {
 		_ = p.cmd.Process.Kill()
 		<-p.done
 	}
+	p.quiet()
 	if p.t.Failed() {
 		p.t.Logf("platform's log:\n%s", p.log)
+	}
+}
+
+// tokens match what must not be in a log: tokens, and cookies of sessions.
+var tokens = regexp.MustCompile(`eyJ[\w-]{8,}\.[\w-]{8,}\.|graphene(-login)?=[\w-]{20,}|(code|state|nonce|code_verifier)=[\w-]{16,}`)
+
+// quiet fails the test if the platform's log has a secret: one of these, of
+// those that all tests use, or something that looks like one.
+func (p *platform) quiet(secrets ...string) {
+	p.t.Helper()
+	log := p.log.String()
+	for _, s := range append(secrets, password, webSecret, programSecret, p.password(), adminPassword,
+		"alice-password", "bob-password", "carol-password", "dora-password", "\"web-secret\"", "pipeline-secret", "broker-secret", "change-me") {
+		if s != "" && strings.Contains(log, s) {
+			p.t.Errorf("the log has the secret %.12s…", s)
+		}
+	}
+	if found := tokens.FindString(log); found != "" {
+		p.t.Errorf("the log has %.20s…, which looks like a secret", found)
 	}
 }
 
@@ -161,12 +181,12 @@ func (p *platform) terminal(t *testing.T, env ...string) *terminal {
 func (c *terminal) config() string { return filepath.Join(c.home, ".openfaas", "config.yml") }
 
 func (c *terminal) command(stdin string, args ...string) *exec.Cmd {
-	ctx, cancel := context.WithTimeout(c.t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(c.t.Context(), 4*time.Minute)
 	c.t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, graphene, args...)
 	cmd.Dir, cmd.Stdin = c.home, strings.NewReader(stdin)
 	cmd.Env = append(os.Environ(), "HOME="+c.home, "OPENFAAS_URL="+c.p.url, "OPENFAAS_CONFIG=", "CI=", "DISPLAY=", "WAYLAND_DISPLAY=", "BROWSER=", "SSH_CONNECTION=", "NO_COLOR=1")
-	cmd.Env = append(cmd.Env, c.env...)
+	cmd.Env = append(append(cmd.Env, caches...), c.env...)
 	return cmd
 }
 
@@ -229,6 +249,9 @@ func (s *started) ends(code int) {
 	s.c.t.Helper()
 	if err := s.cmd.Wait(); err != nil && s.cmd.ProcessState == nil {
 		s.c.t.Fatal(err)
+	}
+	if found := regexp.MustCompile(`eyJ[\w-]{8,}\.`).FindString(s.out.String() + s.err.String()); found != "" {
+		s.c.t.Errorf("%q shows a token", s.cmd.Args)
 	}
 	if got := s.cmd.ProcessState.ExitCode(); got != code {
 		s.c.t.Fatalf("%q ends with %d, want %d:\n%s%s", s.cmd.Args, got, code, &s.out, &s.err)
