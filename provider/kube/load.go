@@ -23,8 +23,9 @@ const loadFor = 10 * time.Second
 
 // loads are the calls in flight, as gateways report them.
 type loads struct {
-	mu       sync.Mutex
+	mu       sync.Mutex // guards what follows
 	gateways map[string]load
+	marks    map[marked]time.Time // when those pods were last known to be busy
 }
 
 type load struct {
@@ -32,7 +33,7 @@ type load struct {
 	inFlight map[function.Ref]map[string]int // by pod
 }
 
-func newLoads() *loads { return &loads{gateways: map[string]load{}} }
+func newLoads() *loads { return &loads{gateways: map[string]load{}, marks: map[marked]time.Time{}} }
 
 // ReportLoad notes how many calls one gateway has in flight, by function and
 // replica. Each report replaces the gateway's last one and counts for ten
@@ -68,11 +69,14 @@ func (l *loads) of(ref function.Ref, now time.Time) map[string]int {
 	return sum
 }
 
-// refs returns the functions that have calls in flight.
+// refs returns the functions that have calls in flight, or marked pods.
 func (l *loads) refs(now time.Time) []function.Ref {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	found := map[function.Ref]bool{}
+	for m := range l.marks {
+		found[m.ref] = true
+	}
 	for _, g := range l.gateways {
 		if now.Sub(g.at) > loadFor {
 			continue
@@ -108,7 +112,6 @@ type marked struct {
 // reported to it, and takes away only marks of its own, since others may know
 // better of those of theirs.
 func (r *Runtime) keepCosts(ctx context.Context) {
-	busySince := map[marked]time.Time{} // when it was last known to be busy
 	tick := time.NewTicker(costsEvery)
 	defer tick.Stop()
 	for {
@@ -117,25 +120,44 @@ func (r *Runtime) keepCosts(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		now := time.Now()
-		refs := map[function.Ref]bool{}
+		now, left := time.Now(), mostCosts
 		for _, ref := range r.loads.refs(now) {
-			refs[ref] = true
-		}
-		for m := range busySince {
-			refs[m.ref] = true
-		}
-		left := mostCosts
-		for ref := range refs {
 			s, err := r.seen.look(ref)
 			if err != nil {
 				s = snapshot{} // it was removed, and its pods go in any order
 			}
-			changes := costs(ref, s, r.loads.of(ref, now), busySince, now, left)
+			changes := r.loads.costs(ref, s, now, left)
 			left -= len(changes)
 			r.setCosts(ctx, ref, changes)
 		}
 	}
+}
+
+// costs is the function of that name, of what is reported.
+func (l *loads) costs(ref function.Ref, s snapshot, now time.Time, most int) map[string]string {
+	busy := l.of(ref, now)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return costs(ref, s, busy, l.marks, now, most)
+}
+
+// exactCosts returns what the pods of one function should cost, of those for
+// which that changes: as much as they have calls.
+func (l *loads) exactCosts(ref function.Ref, s snapshot, now time.Time) map[string]string {
+	busy := l.of(ref, now)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	changes := map[string]string{}
+	for name, p := range s.pods {
+		cost := strconv.Itoa(busy[name])
+		if serves(s.function, p) && cost != p.Annotations[annotationCost] && (busy[name] > 0 || p.Annotations[annotationCost] != "") {
+			changes[name] = cost
+		}
+		if busy[name] > 0 {
+			l.marks[marked{ref, name}] = now
+		}
+	}
+	return changes
 }
 
 // costs returns what at most that many pods of one function should cost from
@@ -179,15 +201,7 @@ func costs(ref function.Ref, s snapshot, busy map[string]int, last map[marked]ti
 // when it is scaled down. It is done just before, and exactly.
 func (r *Runtime) preferIdle(ctx context.Context, s snapshot) {
 	ref := function.Ref{Name: s.function.Name, Namespace: s.function.Namespace}
-	busy := r.loads.of(ref, time.Now())
-	changes := map[string]string{}
-	for name, p := range s.pods {
-		cost := strconv.Itoa(busy[name])
-		if serves(s.function, p) && cost != p.Annotations[annotationCost] && (busy[name] > 0 || p.Annotations[annotationCost] != "") {
-			changes[name] = cost
-		}
-	}
-	r.setCosts(ctx, ref, changes)
+	r.setCosts(ctx, ref, r.loads.exactCosts(ref, s, time.Now()))
 }
 
 // setCosts says of pods what their deletion costs.
