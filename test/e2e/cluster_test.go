@@ -33,10 +33,24 @@ type load struct {
 	slowest      time.Duration
 }
 
-// steady sends POST requests at a rate, each when it is due whatever becomes
-// of the others, until the function that it returns is called. That waits for
-// the answers and fails the test if one was not 200.
+// steady is offer that fails the test if an answer was not 200.
 func (p *platform) steady(perSecond int, path string) (stop func() load) {
+	p.t.Helper()
+	end := p.offer(perSecond, path)
+	return func() load {
+		p.t.Helper()
+		l, failures := end()
+		if l.failed > 0 {
+			p.t.Errorf("%d of %d requests failed, at first these:\n%s", l.failed, l.sent, strings.Join(failures, "\n"))
+		}
+		return l
+	}
+}
+
+// offer sends POST requests at a rate, each when it is due whatever becomes of
+// the others, until the function that it returns is called. That waits for the
+// answers, and tells what became of the first that were not 200.
+func (p *platform) offer(perSecond int, path string) (stop func() (l load, failures []string)) {
 	p.t.Helper()
 	var mu sync.Mutex
 	var l load
@@ -84,15 +98,11 @@ func (p *platform) steady(perSecond int, path string) (stop func() load) {
 			}
 		}
 	})
-	return func() load {
-		p.t.Helper()
+	return func() (load, []string) {
 		close(done)
 		running.Wait()
 		transport.CloseIdleConnections()
-		if l.failed > 0 {
-			p.t.Errorf("%d of %d requests failed, at first these:\n%s", l.failed, l.sent, strings.Join(failures, "\n"))
-		}
-		return l
+		return l, failures
 	}
 }
 

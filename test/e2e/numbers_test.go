@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -416,4 +417,77 @@ func (a *api) untilReady(namespace, name string, began time.Time) time.Duration 
 	}
 	a.t.Fatalf("%s is not ready after a minute", name)
 	return 0
+}
+
+// ageing answers with the age of the process that handles the call, in
+// nanoseconds.
+const ageing = `import os, time
+
+def handle(event, context):
+    with open("/proc/self/stat") as stat:
+        born = int(stat.read().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return "worker 0 %d" % ((time.clock_gettime(time.CLOCK_BOOTTIME) - born) * 1e9)
+`
+
+func TestTheFirstCallWaitsForNothingButTheFunction(t *testing.T) {
+	p := cluster(t)
+	p.tellerFunction("coldgo", "one")
+	p.pythonFunction("coldpy", "python3-http", ageing)
+	p.cli("up", "-f", "coldpy.yml")
+	api := p.api()
+	const rounds = 9
+	table := fmt.Sprintf("A function without replicas is called, whose image the node has; medians of %d. The process's age is what it says itself when the call\nreaches it; a worker's of Python counts from its fork, after the handler was loaded, in steps of 10 ms. The last column is when the kubelet\nsays that the pod is ready, which is when a Service would send it anything.\n\n| function | first byte | worst | bound | of which scheduling | image and container | loading | age of the process at the call | the kubelet says ready |\n|---|---|---|---|---|---|---|---|---|\n", rounds)
+	for _, f := range []struct {
+		title, name string
+		bound       time.Duration
+	}{{"Go", "coldgo", 350 * time.Millisecond}, {"Python", "coldpy", 900 * time.Millisecond}} {
+		var first, schedule, start, load, age, ready []time.Duration
+		p.call(200, "POST", "/function/"+f.name, "x")
+		for range rounds {
+			p.asleep(f.name)
+			p.k("wait", "--for=delete", "pods", "-l", "faas_function="+f.name, "-n", functionNamespace, "--timeout=60s")
+			time.Sleep(500 * time.Millisecond) // for what follows a pod's end
+			began := time.Now()
+			kubelet := make(chan time.Duration, 1)
+			go func() { kubelet <- api.untilReady(functionNamespace, f.name, began) }()
+			a := p.call(200, "POST", "/function/"+f.name, "x")
+			first = append(first, time.Since(began))
+			ready = append(ready, <-kubelet)
+			timing := timings(a.header.Values("Server-Timing"))
+			schedule = append(schedule, timing["wake-schedule"])
+			start = append(start, timing["wake-start"]+timing["wake-pull"])
+			load = append(load, timing["wake-load"])
+			fields := strings.Fields(a.body)
+			n, err := strconv.ParseInt(fields[len(fields)-1], 10, 64)
+			if err != nil {
+				t.Fatalf("%q: %v", a.body, err)
+			}
+			age = append(age, time.Duration(n))
+		}
+		worst := slices.Max(first)
+		m := median(first)
+		table += fmt.Sprintf("| %s | %.0f ms | %.0f ms | %.0f ms | %.0f ms | %.0f ms | %.0f ms | %.0f ms | %.0f ms |\n",
+			f.title, ms(m), ms(worst), ms(f.bound), ms(median(schedule)), ms(median(start)), ms(median(load)), ms(median(age)), ms(median(ready)))
+		if m > f.bound {
+			t.Errorf("%s: the first byte comes after %v, want %v", f.title, m, f.bound)
+		}
+		// A process needs a moment to listen; then nobody waits longer than this.
+		if got := median(age); got > 75*time.Millisecond {
+			t.Errorf("%s: the call came to a process that was %v old", f.title, got)
+		}
+	}
+	t.Log("\n" + table)
+	record("The first call of a function that sleeps", table)
+}
+
+// timings reads Server-Timing.
+func timings(headers []string) map[string]time.Duration {
+	found := map[string]time.Duration{}
+	for metric := range strings.SplitSeq(strings.Join(headers, ","), ",") {
+		name, rest, _ := strings.Cut(strings.TrimSpace(metric), ";dur=")
+		if n, err := strconv.ParseFloat(rest, 64); err == nil {
+			found[name] = time.Duration(n * float64(time.Millisecond))
+		}
+	}
+	return found
 }

@@ -1,0 +1,336 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// What the platform promises of calls in flight, tried on both targets.
+
+// teller is a function that says which of its replicas answers: after
+// ?sleep=MILLISECONDS, or with ?events=N as a stream of N events, one each 100
+// milliseconds, each with the time at which it was written.
+const teller = `package function
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+)
+
+// VERSION
+var started = time.Now()
+
+func Handle(w http.ResponseWriter, r *http.Request) {
+	number := func(name string) time.Duration {
+		n, _ := strconv.Atoi(r.URL.Query().Get(name))
+		return time.Duration(n)
+	}
+	if events := number("events"); events > 0 {
+		w.Header().Set("Content-Type", "text/event-stream")
+		for range events {
+			fmt.Fprintf(w, "data: %d\n\n", time.Now().UnixNano())
+			_ = http.NewResponseController(w).Flush()
+			time.Sleep(100 * time.Millisecond)
+		}
+		return
+	}
+	age := time.Since(started)
+	time.Sleep(number("sleep") * time.Millisecond)
+	host, _ := os.Hostname()
+	fmt.Fprintf(w, "%s %d %d", host, os.Getpid(), age)
+}
+`
+
+// tellerFunction deploys a version of a teller.
+func (p *platform) tellerFunction(name, version string, more ...string) {
+	p.t.Helper()
+	p.write(name+"/handler.go", strings.ReplaceAll(teller, "VERSION", version))
+	p.stack(name, "go", more...)
+	p.cli("up", "-f", name+".yml")
+}
+
+// fixed is the label that keeps the number of replicas as it is.
+func fixed(n int) string { return scaleLabels("min", strconv.Itoa(n), "max", strconv.Itoa(n)) }
+
+// who calls a teller and returns which replica answered: its pod, or the id of
+// its process.
+func (p *platform) who(path string) string {
+	p.t.Helper()
+	return replicaOf(p.call(200, "GET", path, "").body)
+}
+
+func replicaOf(said string) string {
+	host, rest, _ := strings.Cut(said, " ")
+	if onCluster() {
+		return host
+	}
+	pid, _, _ := strings.Cut(rest, " ")
+	return pid
+}
+
+// inNode runs a command in the node of the cluster that the tests have made.
+func inNode(t *testing.T, args ...string) {
+	t.Helper()
+	own := strings.Fields(os.Getenv("CLUSTER"))
+	if len(own) == 0 {
+		t.Skip("SKIPPED: it needs to get at the processes of the node")
+	}
+	out, err := exec.Command(own[0], append(append(own[1:], "exec"), args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", args, err, out)
+	}
+}
+
+// signal sends a signal to a replica of a function.
+func (p *platform) signal(replica string, sig syscall.Signal) {
+	p.t.Helper()
+	if onCluster() {
+		inNode(p.t, "sh", "-c", fmt.Sprintf(`for f in $(grep -lz '^HOSTNAME=%s$' /proc/[0-9]*/environ); do p=${f#/proc/}; kill -%d ${p%%/environ}; done`, replica, sig))
+		return
+	}
+	pid, err := strconv.Atoi(replica)
+	if err == nil {
+		err = syscall.Kill(pid, sig)
+	}
+	if err != nil {
+		p.t.Fatalf("signal replica %s: %v", replica, err)
+	}
+}
+
+func TestALongCallSurvivesTheEndOfItsReplica(t *testing.T) {
+	p := start(t)
+	p.tellerFunction("long", "one", "exec_timeout: 60s")
+	const took = 35 * time.Second
+	answered := make(chan error, 1)
+	began := time.Now()
+	go func() {
+		a, err := p.do("GET", fmt.Sprint("/function/long?sleep=", took.Milliseconds()), "")
+		if err == nil && a.status != 200 {
+			err = fmt.Errorf("%d %q", a.status, a.body)
+		}
+		answered <- err
+	}()
+	eventually(t, "the call is with the function", func() bool { return time.Since(began) > 2*time.Second })
+	if onCluster() {
+		pods := p.pods(functionNamespace, "faas_function=long")
+		p.k("delete", "pod", pods[0], "-n", functionNamespace, "--wait=false")
+	} else {
+		p.cli("scale", "long", "--replicas", "0")
+	}
+	if err := <-answered; err != nil || time.Since(began) < took {
+		t.Errorf("after %v: %v", time.Since(began), err)
+	}
+}
+
+func TestScalingDownTakesNoBusyReplica(t *testing.T) {
+	p := cluster(t) // the other size drains them too, but takes the youngest
+	p.tellerFunction("busy", "one", "exec_timeout: 60s", "max_inflight: 1")
+	const replicas, long = 8, 4
+	stop := p.steady(20, "/function/busy?sleep=1")
+	marked := func() int {
+		costs := p.k("get", "pods", "-n", functionNamespace, "-l", "faas_function=busy", "-o", `jsonpath={.items[*].metadata.annotations.controller\.kubernetes\.io/pod-deletion-cost}`)
+		return len(slices.DeleteFunc(strings.Fields(costs), func(c string) bool { return c == "0" }))
+	}
+	for round := range 3 {
+		if round == 1 {
+			eventually(t, "what was busy before costs nothing any more", func() bool { return marked() == 0 })
+		}
+		p.cli("scale", "busy", "--replicas", strconv.Itoa(replicas))
+		eventually(t, "all replicas are there", func() bool { return p.status("busy").AvailableReplicas == replicas })
+		var mu sync.Mutex
+		var atWork []string
+		var calls sync.WaitGroup
+		for range long {
+			calls.Go(func() {
+				a, err := p.do("GET", "/function/busy?sleep=15000", "")
+				if err != nil || a.status != 200 {
+					t.Errorf("a call in flight: %d %q, %v", a.status, a.body, err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				atWork = append(atWork, replicaOf(a.body))
+			})
+		}
+		if round == 1 { // somebody else scales, who asks nobody
+			eventually(t, "busy pods are marked", func() bool { return marked() >= long })
+			p.k("scale", "deploy/busy", "-n", functionNamespace, fmt.Sprint("--replicas=", long+1))
+		} else {
+			time.Sleep(2500 * time.Millisecond) // longer than two reports of load are apart
+			p.cli("scale", "busy", "--replicas", strconv.Itoa(long+1))
+		}
+		eventually(t, "the others are gone", func() bool { return len(p.pods(functionNamespace, "faas_function=busy")) <= long+1 })
+		left := p.pods(functionNamespace, "faas_function=busy")
+		calls.Wait()
+		for _, pod := range atWork {
+			if !slices.Contains(left, pod) {
+				t.Errorf("round %d: %s was at work and is gone; left are %v", round, pod, left)
+			}
+		}
+	}
+	stop()
+}
+
+func TestAReplicaThatIsStoppedLosesNoCall(t *testing.T) {
+	p := start(t)
+	p.tellerFunction("still", "one", fixed(2), "exec_timeout: 60s")
+	eventually(t, "two replicas are there", func() bool { return p.status("still").AvailableReplicas == 2 })
+	stop := p.steady(40, "/function/still")
+	victim := p.who("/function/still")
+	p.signal(victim, syscall.SIGSTOP)
+	stopped := time.Now()
+	resume := sync.OnceFunc(func() { p.signal(victim, syscall.SIGCONT) })
+	defer resume()
+	row := 0
+	for row < 50 { // calls in a row that the other answered, soon
+		if time.Since(stopped) > 20*time.Second {
+			t.Fatal("calls still get stuck")
+		}
+		began := time.Now()
+		if a, err := p.do("GET", "/function/still", "", "X-Probe", "1"); err == nil && a.status == 200 && time.Since(began) < time.Second {
+			row++
+		} else {
+			row = 0
+		}
+		if row == 1 {
+			t.Logf("calls go around it %v after it was stopped", time.Since(stopped).Round(100*time.Millisecond))
+		}
+	}
+	resume()
+	eventually(t, "the replica is back", func() bool { return p.who("/function/still") == victim })
+	stop() // none was lost: those that it had got were answered when it went on
+}
+
+func TestStreamsEndWhenTheirReplicaIsReplaced(t *testing.T) {
+	p := start(t)
+	p.tellerFunction("stream", "one")
+	const events = 80
+	resp := p.open("GET", fmt.Sprint("/function/stream?events=", events), nil, "Accept", "text/event-stream")
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	var late []time.Duration
+	replaced := make(chan struct{})
+	for lines.Scan() {
+		text, ok := strings.CutPrefix(lines.Text(), "data: ")
+		if !ok {
+			continue
+		}
+		at, err := strconv.ParseInt(text, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		late = append(late, time.Since(time.Unix(0, at)))
+		if len(late) == 1 {
+			go func() {
+				defer close(replaced)
+				p.tellerFunction("stream", "two")
+			}()
+		}
+	}
+	if err := lines.Err(); err != nil || len(late) != events {
+		t.Errorf("%d events of %d came, %v", len(late), events, err)
+	}
+	<-replaced
+	t.Logf("events came %v after they were written, at most %v", median(late), slices.Max(late))
+	if onCluster() {
+		record("Events of a stream", fmt.Sprintf("%d server-sent events, one each 100 ms, through a gateway, while the function's version was replaced; none was lost.\n\n| from being written to being read | |\n|---|---|\n| median | %.1f ms |\n| worst | %.1f ms |\n", events, ms(median(late)), ms(slices.Max(late))))
+	}
+}
+
+func TestAWebSocketIsToldThatItsReplicaGoes(t *testing.T) {
+	p := start(t)
+	p.deployWire()
+	conn, _, err := websocket.Dial(t.Context(), strings.Replace(p.url, "http", "ws", 1)+"/function/wire/websocket", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.CloseNow() }()
+	if err := conn.Write(t.Context(), websocket.MessageText, []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if _, got, err := conn.Read(t.Context()); err != nil || string(got) != "hello" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	p.cli("scale", "wire", "--replicas", "0")
+	if _, _, err = conn.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusGoingAway {
+		t.Errorf("the WebSocket ended with %v, want the status 1001", err)
+	}
+	// And that its gateway does.
+	conn, _, err = websocket.Dial(t.Context(), strings.Replace(p.url, "http", "ws", 1)+"/function/wire/websocket", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.CloseNow() }()
+	ended := make(chan error, 1)
+	go func() {
+		_, _, err := conn.Read(t.Context())
+		ended <- err
+	}()
+	if onCluster() {
+		p.k("rollout", "restart", "deploy/gateway", "-n", systemNamespace)
+		defer p.settle()
+	} else if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; websocket.CloseStatus(err) != websocket.StatusGoingAway {
+		t.Errorf("the WebSocket ended with %v, want the status 1001", err)
+	}
+}
+
+func TestTheSuddenDeathOfAGatewayCostsFewCalls(t *testing.T) {
+	p := cluster(t)
+	gateways := p.pods(systemNamespace, "app=gateway")
+	if len(gateways) < 2 {
+		t.Skipf("SKIPPED: %d gateway", len(gateways))
+	}
+	p.tellerFunction("alive", "one", fixed(2))
+	const rate, window = 50, 20 * time.Second
+	stop := p.offer(rate, "/function/alive")
+	began := time.Now()
+	p.signal(gateways[0], syscall.SIGKILL)
+	p.settle()
+	time.Sleep(window - min(window, time.Since(began)))
+	l, failures := stop()
+	answered := 1 - float64(l.failed)/float64(l.sent)
+	t.Logf("%.2f %% of %d calls were answered", 100*answered, l.sent)
+	if answered < 0.99 {
+		t.Errorf("%.2f %% of %d calls were answered, want 99; at first these were not:\n%s", 100*answered, l.sent, strings.Join(failures, "\n"))
+	}
+	record("A gateway is killed", fmt.Sprintf("One of two gateways gets SIGKILL, under %d POST requests per second through their Service, from clients that try nothing twice.\n\n| requests | answered |\n|---|---|\n| %d | %.2f %% |\n", rate, l.sent, 100*answered))
+}
+
+func TestAControllerThatVanishesIsSucceeded(t *testing.T) {
+	p := cluster(t)
+	p.k("scale", "deploy/provider", "-n", systemNamespace, "--replicas=2")
+	defer p.settle()
+	defer p.k("scale", "deploy/provider", "-n", systemNamespace, "--replicas=1")
+	p.k("rollout", "status", "-n", systemNamespace, "deploy/provider", "--timeout=60s")
+	leader := func() string {
+		holder, _ := kubectl("get", "lease/graphene-provider", "-n", systemNamespace, "-o", "jsonpath={.spec.holderIdentity}")
+		return strings.TrimSpace(holder)
+	}
+	var before string
+	eventually(t, "a provider leads", func() bool {
+		before = leader()
+		return slices.Contains(p.pods(systemNamespace, "app=provider"), before)
+	})
+	p.signal(before, syscall.SIGKILL)
+	p.tellerFunction("after", "one") // which needs somebody who controls
+	p.call(200, "GET", "/function/after", "")
+	if leader() == "" {
+		t.Error("nobody leads")
+	}
+}
