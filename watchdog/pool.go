@@ -607,6 +607,18 @@ func (p *pool) mayFollow(w *worker, c *call, now time.Time) bool {
 		0 < p.service && p.service < pipelined && now.Sub(w.front.began) < pipelined
 }
 
+// recall asks a worker for the call that is behind one which has turned out to
+// be long, and reports whether it did. A signal is to make it look for that in
+// the middle of its call.
+func (p *pool) recall(w *worker, now time.Time) bool {
+	if w.behind == nil || !w.behind.handed || w.dead || now.Sub(w.front.began) < pipelined {
+		return false
+	}
+	w.pending = appendFrame(w.pending, frameRecall, w.behind.id, nil)
+	p.soil(w)
+	return true
+}
+
 // observeService notes how long a call took.
 func (p *pool) observeService(d time.Duration) {
 	if p.service == 0 {
@@ -828,7 +840,7 @@ func (p *pool) writeMetrics(out io.Writer) {
 	fmt.Fprintf(out, "pool_load_seconds %g\n", p.loaded.Seconds())
 	writeHelp(out, "pool_followed_total", "counter", "Calls sent to a worker behind a short one.")
 	fmt.Fprintf(out, "pool_followed_total %d\n", p.followed)
-	writeHelp(out, "pool_redispatched_total", "counter", "Calls that went to another worker because theirs ended before it began them.")
+	writeHelp(out, "pool_redispatched_total", "counter", "Calls that went to another worker because theirs ended, or was at another for long, before it began them.")
 	fmt.Fprintf(out, "pool_redispatched_total %d\n", p.returned)
 	writeHelp(out, "pool_calls_without_worker_total", "counter", "Calls that came when no worker was ready, and waited for one to start.")
 	fmt.Fprintf(out, "pool_calls_without_worker_total %d\n", p.awaited)

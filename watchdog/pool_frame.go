@@ -41,6 +41,7 @@ const (
 	frameCancel   frameType = 22
 	frameBatch    frameType = 23
 	frameDropped  frameType = 24
+	frameRecall   frameType = 25
 )
 
 const (

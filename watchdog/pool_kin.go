@@ -158,9 +158,10 @@ func killTrees(roots ...process) {
 
 // watchWorkers has a goroutine look at workers while they are busy, or have
 // started processes: at how large they are, and how many processes and threads
-// there are of them. One that has too much is killed. The caller holds the lock.
+// there are of them. One that has too much is killed. It also recalls calls that
+// wait behind long ones. The caller holds the lock.
 func (p *pool) watchWorkers() {
-	if p.watching || p.w.MaxMemory == 0 && p.w.MaxProcesses == 0 {
+	if p.watching {
 		return
 	}
 	p.watching = true
@@ -169,23 +170,32 @@ func (p *pool) watchWorkers() {
 		for {
 			time.Sleep(interval)
 			begun := time.Now()
-			again, grown, doomed := p.look()
-			if len(doomed) > 0 {
-				killTrees(doomed...)
+			seen := p.look()
+			for _, pid := range seen.late {
+				_ = syscall.Kill(pid, syscall.SIGURG) // it may have ended; by default the signal means nothing
 			}
-			if !again {
+			if len(seen.doomed) > 0 {
+				killTrees(seen.doomed...)
+			}
+			if !seen.again {
 				return
 			}
-			if interval = watchEvery; !grown {
+			if interval = watchEvery; !seen.grown {
 				interval = max(interval, min(watchShare*time.Since(begun), watchSeldom))
 			}
 		}
 	})
 }
 
-// look reports whether it has to be called again, whether there are more
-// processes than before, and which are to be killed.
-func (p *pool) look() (again, grown bool, doomed []process) {
+// A sight is what came of a look at the workers.
+type sight struct {
+	again  bool      // they have to be looked at again
+	grown  bool      // there are more processes than before
+	doomed []process // to be killed
+	late   []int     // process ids of workers that are to look for a recall
+}
+
+func (p *pool) look() (seen sight) {
 	p.mu.Lock()
 	var workers []*worker
 	busy := false
@@ -205,23 +215,27 @@ func (p *pool) look() (again, grown bool, doomed []process) {
 	}
 	defer p.unlock()
 	if p.ended {
-		return false, false, nil
+		return sight{}
 	}
 	if table != nil {
 		before := len(p.stray)
 		p.stray = p.strays(table)
-		grown = len(p.stray) > before
+		seen.grown = len(p.stray) > before
 		if n := tasks(p.stray); n > p.w.MaxProcesses {
 			p.log.Warn("killing processes that workers have left behind", "processes", n, "max_processes", p.w.MaxProcesses)
-			doomed = p.stray
+			seen.doomed = p.stray
 		}
 	}
 	p.watching = busy || len(p.stray) > 0
+	now := time.Now()
 	for _, w := range workers {
+		if p.recall(w, now) && w.self.pid > 1 {
+			seen.late = append(seen.late, w.self.pid)
+		}
 		if table.has(w.self) {
 			before := len(w.kin)
 			w.kin = w.allKin(table)
-			grown = grown || len(w.kin) > before
+			seen.grown = seen.grown || len(w.kin) > before
 		}
 		p.watching = p.watching || len(w.kin) > 0
 		if w.dead || w.reason != "" {
@@ -233,7 +247,8 @@ func (p *pool) look() (again, grown bool, doomed []process) {
 			p.killMany(w, n)
 		}
 	}
-	return p.watching, grown, doomed
+	seen.again = p.watching
+	return seen
 }
 
 // allKin returns the processes that a worker has started, and theirs: those that

@@ -20,8 +20,8 @@ def handle(event, context):
     if what == "exit": os._exit(3)
     if what == "hang":
         while True: pass
-    if what == "wait":
-        while not os.path.exists(os.environ["GATE"]): time.sleep(0.001)
+    if what.startswith("wait"):
+        while not os.path.exists(os.environ["GATE"] + what[4:]): time.sleep(0.001)
     return event.body
 `
 
@@ -134,5 +134,49 @@ func TestACallBehindALongOneMayRunOutOfTimeAndHarmsNobody(t *testing.T) {
 	}
 	if strings.Contains(r.out.String(), "killing") {
 		t.Errorf("the worker was killed:\n%s", r.out)
+	}
+}
+
+func TestACallBehindALongOneIsTakenBack(t *testing.T) {
+	gate := filepath.Join(t.TempDir(), "gate")
+	r := shortPool(t, gate, 2)
+	open := func(name string) {
+		t.Helper()
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for before := r.counter("pool_redispatched_total"); r.counter("pool_redispatched_total") == before && !t.Failed(); {
+		call := func(path string) chan reply {
+			answer := make(chan reply, 1)
+			go func() { got, _ := r.try("POST", path, path); answer <- got }()
+			return answer
+		}
+		long, other, short := call("/wait1"), call("/wait2"), call("/")
+		open(gate + "2")
+		// The long call's worker cannot answer the short one.
+		if got := <-short; got.body != "/" {
+			t.Errorf("the short call: %d %q", got.status, got.body)
+		}
+		if got := <-other; got.body != "/wait2" {
+			t.Errorf("the other call: %d %q", got.status, got.body)
+		}
+		open(gate + "1")
+		if got := <-long; got.body != "/wait1" {
+			t.Errorf("the long call: %d %q", got.status, got.body)
+		}
+		for range 30 { // and calls are short again
+			if got := r.do("POST", "/", "x"); got.body != "x" {
+				t.Errorf("afterwards: %d %q", got.status, got.body)
+			}
+		}
+		for _, name := range []string{gate + "1", gate + "2"} {
+			if err := os.Remove(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := r.counter("pool_worker_deaths_total"); n != 0 {
+		t.Errorf("%d workers died", n)
 	}
 }

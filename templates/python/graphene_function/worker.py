@@ -53,6 +53,7 @@ class Worker:
         self._behind: collections.deque[tuple[int, bytes]] = collections.deque()  # calls that came meanwhile
         self._gone: set[int] = set()  # calls that nobody waits for: this one, others of its batch, those behind
         self._held: list[bytes] | None = None  # answers of a batch that go out together
+        self._in_handler = False  # and not in what it calls here
 
     def run(self) -> None:
         """Say that calls may come, and answer them until the socket is closed."""
@@ -133,7 +134,10 @@ class Worker:
         try:
             if ident in self._gone:
                 raise Cancelled
-            response = self._function.respond(produce(*arguments))
+            self._in_handler = True
+            value = produce(*arguments)
+            self._in_handler = False
+            response = self._function.respond(value)
             content = response.body
             if not isinstance(content, bytes):
                 self._stream(response, content)
@@ -146,10 +150,12 @@ class Worker:
                 self._send_data(content)
                 self._channel.send(ch.END, ident)
         except Cancelled:
+            self._in_handler = False
             self._send(ch.frame(ch.ERROR, ident, ch.document({"message": "cancelled"})))
         except ch.Closed:
             raise
         except BaseException as err:  # SystemExit too: a handler does not end its worker
+            self._in_handler = False
             self._send(ch.frame(ch.ERROR, ident, ch.document({"message": report(err)})))
         finally:
             current_call.set(None)
@@ -205,13 +211,25 @@ class Worker:
 
     def _cancelled(self, ident: int = 0) -> bool:
         """Say whether nobody waits for a call, by default the one being answered."""
+        handler, self._in_handler = self._in_handler, False
         self._notice()
+        self._in_handler = handler
         return (ident or self._id) in self._gone
 
     def _notice(self) -> None:
         """Take what can be read without waiting for long."""
         while self._channel.incoming():
             self._take()
+
+    def interrupted(self, *_: object) -> None:
+        """Take what has come while the handler is at work, as a signal's handler: a call behind it may be recalled."""
+        if self._in_handler:
+            self._in_handler = False
+            try:
+                self._notice()
+            except ch.Closed:
+                pass  # which will be seen when the handler is done
+            self._in_handler = True
 
     def _take(self) -> None:
         """Wait for a frame about the call being answered or one behind it, and note what it says."""
@@ -220,6 +238,10 @@ class Worker:
             self._behind.append((ident, payload))
         elif kind == ch.CANCEL:
             self._gone.add(ident)
+        elif kind == ch.RECALL:
+            for call in [call for call in self._behind if call[0] == ident]:  # else it has been begun
+                self._behind.remove(call)
+                self._channel.send(ch.DROPPED, ident)
         elif ident != self._id:
             return
         elif kind == ch.DATA:
@@ -232,15 +254,19 @@ class Worker:
 
     def _next_piece(self) -> bytes | None:
         """Return the next piece of the request's body, None at its end."""
-        while not self._arrived:
-            self._take()
-            self._check()
-        piece = self._arrived.pop(0)
-        if piece is not None:
-            self._channel.send(ch.CREDIT, self._id, ch.credit(len(piece)))
-        elif self._cut:
-            raise BodyLost("the caller left before the request was whole")
-        return piece
+        handler, self._in_handler = self._in_handler, False
+        try:
+            while not self._arrived:
+                self._take()
+                self._check()
+            piece = self._arrived.pop(0)
+            if piece is not None:
+                self._channel.send(ch.CREDIT, self._id, ch.credit(len(piece)))
+            elif self._cut:
+                raise BodyLost("the caller left before the request was whole")
+            return piece
+        finally:
+            self._in_handler = handler
 
 
 class _ArrivingBody:
