@@ -94,6 +94,7 @@ type Sessions struct {
 	o       Options
 	sealer  sealer
 	issuers discovered
+	opened  opened
 	flights singleflight.Group
 
 	mu    sync.Mutex // guards grace
@@ -246,8 +247,7 @@ func (s *Sessions) Token(r *http.Request) (string, error) {
 	if err := sameOrigin(r); err != nil {
 		return "", err
 	}
-	current, err := s.current(r.Context(), c)
-	return current.Token.String(), err
+	return s.current(r.Context(), c)
 }
 
 // sameOrigin refuses what another site's page asks for in the name of whoever
@@ -264,33 +264,47 @@ func sameOrigin(r *http.Request) error {
 	return nil
 }
 
-// current returns the session that c carries, prolonged if need be.
-func (s *Sessions) current(ctx context.Context, c *carried) (session, error) {
+// current returns the token of the session that c carries, prolonged if need
+// be.
+func (s *Sessions) current(ctx context.Context, c *carried) (string, error) {
 	now := time.Now()
-	had, err := s.read(c, now)
-	if err != nil {
-		return session{}, err
+	key := sha256.Sum256([]byte(s.name(sessionCookie, c.secure) + "=" + c.value))
+	found := s.opened.get(key, now)
+	if found == nil {
+		had, err := s.read(c, now)
+		if err != nil {
+			return "", err
+		}
+		found = s.opened.put(key, had, now)
+	}
+	had := found.session
+	if s.ended(had, now) {
+		return "", ErrNone
 	}
 	if now.Add(margin).Before(time.Unix(had.Expiry, 0)) {
-		return had, nil
+		return found.token, nil
 	}
-	key := sha256.Sum256([]byte(c.value))
 	next, err := s.prolong(ctx, key, had)
 	if err != nil {
 		if errors.Is(err, fault.Unavailable) && now.Before(time.Unix(had.Expiry, 0)) {
-			return had, nil
+			return found.token, nil
 		}
 		if errors.Is(err, fault.Denied) {
 			// The cookie stays: another request may have replaced it already.
 			s.o.Log.Info("a session has ended", "issuer", had.Issuer, "reason", err)
-			return session{}, ErrNone
+			return "", ErrNone
 		}
-		return session{}, err
+		return "", err
 	}
 	if err := s.write(c.w, c.secure, next, len(c.value)); err != nil {
-		return session{}, err
+		return "", err
 	}
-	return next, nil
+	return next.Token.String(), nil
+}
+
+// ended reports whether a session has lasted as long as one may.
+func (s *Sessions) ended(v session, now time.Time) bool {
+	return now.After(time.Unix(v.Began, 0).Add(s.o.MaxAge))
 }
 
 // read returns the session that c carries if it has not ended.
@@ -300,7 +314,7 @@ func (s *Sessions) read(c *carried, now time.Time) (session, error) {
 	if err := s.sealer.open(name, c.value, &had); err != nil {
 		return session{}, ErrNone
 	}
-	if now.After(time.Unix(had.Began, 0).Add(s.o.MaxAge)) {
+	if s.ended(had, now) {
 		return session{}, ErrNone
 	}
 	return had, nil
