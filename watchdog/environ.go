@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -141,6 +142,27 @@ func childEnvironment(environ []string) []string {
 		k, _, _ := strings.Cut(kv, "=")
 		return slices.Contains(own, k)
 	})
+}
+
+// absolutePythonPath returns environ with a PYTHONPATH that means the same in
+// every directory: handlers change theirs, and start programs in others. Images
+// name theirs relative to where they are unpacked.
+func absolutePythonPath(environ []string) []string {
+	environ = slices.Clone(environ)
+	for i, kv := range environ {
+		list, ok := strings.CutPrefix(kv, "PYTHONPATH=")
+		if !ok {
+			continue
+		}
+		dirs := filepath.SplitList(list)
+		for j, dir := range dirs {
+			if abs, err := filepath.Abs(dir); err == nil && dir != "" {
+				dirs[j] = abs
+			}
+		}
+		environ[i] = "PYTHONPATH=" + strings.Join(dirs, string(filepath.ListSeparator))
+	}
+	return environ
 }
 
 // environment reads typed values and remembers what was wrong with them.
