@@ -199,3 +199,20 @@ func TestTimesOfAListing(t *testing.T) {
 		}
 	}
 }
+
+func FuzzBundle(f *testing.F) {
+	f.Add(ending{record: []byte(`{"id":"x"}`), answer: []byte("y\n")}.bundle(nil))
+	f.Add([]byte("9999999999999999999 {}\n"))
+	f.Add([]byte("-1 \n"))
+	f.Add([]byte("3 {}\nab"))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		var back []byte
+		err := eachEnding(payload, func(record, answer []byte) bool {
+			back = ending{record: record, answer: answer}.bundle(back)
+			return true
+		})
+		if err == nil && len(back) > len(payload) {
+			t.Fatalf("%q is read as %q", payload, back)
+		}
+	})
+}

@@ -47,6 +47,8 @@ type LaterCall struct {
 	Status         int        `json:"status,omitempty"` // of the function's answer
 	Size           int64      `json:"size,omitempty"`   // of the answer's body
 	CallbackFailed string     `json:"callbackFailed,omitempty"`
+	Held           string     `json:"held,omitempty"`          // why the outcome waits: it has no room yet
+	ResultDropped  string     `json:"resultDropped,omitempty"` // why the answer's body is not kept
 }
 
 // Ended reports whether the call will not run any more by itself.

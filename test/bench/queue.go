@@ -37,12 +37,18 @@ const (
 	acceptLimit  = 0.50
 	drainLimit   = 0.40
 	latencyLimit = 25 * time.Millisecond
+	// fairLimit is how much longer the small functions' calls may take beside
+	// the large one than they take by themselves: half of the turns are theirs
+	// at the very least.
+	fairLimit = 2.5
 )
 
 const (
 	drainCalls   = 30_000
 	queuedCalls  = 1_000_000
-	acceptors    = 64 // connections that submit
+	smallLanes   = 1000 // functions with few calls beside one with queuedCalls
+	smallCalls   = 50   // calls of each
+	acceptors    = 64   // connections that submit
 	latencyCalls = 2000
 )
 
@@ -63,7 +69,7 @@ func benchQueue(out io.Writer, o options) error {
 			return err
 		}
 	}
-	if err := benchQueueMemory(out); err != nil {
+	if err := benchQueueMemory(out, &missed); err != nil {
 		return err
 	}
 	return errors.Join(missed...)
@@ -209,10 +215,16 @@ func (b *broker) open(ctx context.Context, always bool) (err error) {
 		return err
 	}
 	table := invoke.NewTable(invoke.TableOptions{})
-	table.Set(function.Endpoints{
-		Ref: function.Ref{Name: "echo", Namespace: function.DefaultNamespace}, Desired: 1, Min: 1,
-		Replicas: []function.Replica{{ID: "1", Address: "unix:" + functions.Addr().String(), Ready: true}},
-	})
+	names := []string{"echo"}
+	for i := range smallLanes {
+		names = append(names, smallName(i))
+	}
+	for _, name := range names {
+		table.Set(function.Endpoints{
+			Ref: function.Ref{Name: name, Namespace: function.DefaultNamespace}, Desired: 1, Min: 1,
+			Replicas: []function.Replica{{ID: "1", Address: "unix:" + functions.Addr().String(), Ready: true}},
+		})
+	}
 	table.Synced()
 	b.proxy = invoke.NewProxy(table, invoke.ProxyOptions{Version: "bench"})
 	b.url = "http://" + front.Addr().String()
@@ -273,14 +285,20 @@ func (b *broker) reset() error {
 	return nil
 }
 
+// smallName returns the name of one of the functions with few calls.
+func smallName(i int) string { return "small-" + strconv.Itoa(i) }
+
 // fill puts n calls into the queue.
-func (b *broker) fill(n int) error {
+func (b *broker) fill(n int) error { return b.fillWith(n, func(int) string { return "echo" }) }
+
+// fillWith is fill for calls of the functions that name says.
+func (b *broker) fillWith(n int, name func(i int) string) error {
 	var submitting sync.WaitGroup
 	var failed atomic.Pointer[error]
-	for range acceptors {
+	for first := range acceptors {
 		submitting.Go(func() {
-			for range n / acceptors {
-				if err := b.submit(""); err != nil {
+			for i := first; i < n/acceptors*acceptors; i += acceptors {
+				if err := b.submit(name(i), ""); err != nil {
 					failed.Store(&err)
 					return
 				}
@@ -294,10 +312,10 @@ func (b *broker) fill(n int) error {
 	return nil
 }
 
-func (b *broker) submit(body string) error {
+func (b *broker) submit(name, body string) error {
 	_, err := b.queue.Submit(context.Background(), async.Submission{
-		Function: function.Ref{Name: "echo", Namespace: function.DefaultNamespace},
-		Request:  types.QueueRequest{Method: "POST", Function: "echo", Header: http.Header{"Content-Type": {"text/plain"}}},
+		Function: function.Ref{Name: name, Namespace: function.DefaultNamespace},
+		Request:  types.QueueRequest{Method: "POST", Function: name, Header: http.Header{"Content-Type": {"text/plain"}}},
 		Body:     strings.NewReader(body), Length: int64(len(body)),
 	})
 	return err
@@ -322,6 +340,10 @@ func (b *broker) drain() (float64, error) {
 	if err := b.fill(drainCalls); err != nil {
 		return 0, err
 	}
+	return b.drainFilled()
+}
+
+func (b *broker) drainFilled() (float64, error) {
 	var stop func()
 	rate, err := paced(drainCalls/acceptors*acceptors, func() error {
 		stop = b.work()
@@ -365,7 +387,7 @@ func (b *broker) latency(rate float64) (p50, p99 time.Duration, err error) {
 		time.Sleep(time.Until(next))
 		begun[i] = next // intended: a late start counts
 		go func() {
-			if err := b.submit(strconv.Itoa(i)); err != nil {
+			if err := b.submit("echo", strconv.Itoa(i)); err != nil {
 				failed.Store(&err)
 				left.Done()
 			}
@@ -380,8 +402,9 @@ func (b *broker) latency(rate float64) (p50, p99 time.Duration, err error) {
 }
 
 // benchQueueMemory measures what this process, broker included, holds while a
-// million calls wait.
-func benchQueueMemory(out io.Writer) error {
+// million calls of one function wait, and how long a thousand other functions
+// with fifty calls each take beside them.
+func benchQueueMemory(out io.Writer, missed *[]error) error {
 	b, err := openBroker(false)
 	if err != nil {
 		return err
@@ -400,5 +423,59 @@ func benchQueueMemory(out io.Writer) error {
 	}
 	fmt.Fprintf(out, "| resident with %d and %d calls queued, broker included | | %.0f MB, %.0f MB | | flat |\n",
 		queuedCalls/10, queuedCalls, float64(sizes[queuedCalls/10])/1e6, float64(sizes[queuedCalls])/1e6)
+
+	beside, err := b.drainSmall()
+	if err != nil {
+		return fmt.Errorf("drain small functions beside a large one: %w", err)
+	}
+	size, err := resident(os.Getpid())
+	if err != nil {
+		return err
+	}
+	backlog, err := b.queue.Backlog(context.Background())
+	if err != nil {
+		return err
+	}
+	calls, err := b.js.Stream(context.Background(), "GRAPHENE_CALLS")
+	if err != nil {
+		return err
+	}
+	if err := calls.Purge(context.Background()); err != nil {
+		return err
+	}
+	alone, err := b.drainSmall()
+	if err != nil {
+		return fmt.Errorf("drain small functions: %w", err)
+	}
+	ratio := beside.Seconds() / alone.Seconds()
+	fmt.Fprintf(out, "| %d functions with %d calls each: alone, and beside one with %d, of which %d were left | %.1f s | %.1f s | %.2f | %.2f |\n",
+		smallLanes, smallCalls, queuedCalls, backlog[function.Ref{Name: "echo", Namespace: function.DefaultNamespace}],
+		alone.Seconds(), beside.Seconds(), ratio, fairLimit)
+	fmt.Fprintf(out, "| resident then | | %.0f MB | | |\n", float64(size)/1e6)
+	if ratio > fairLimit {
+		*missed = append(*missed, fmt.Errorf("small functions take %.1f times as long beside a large one", ratio))
+	}
 	return nil
+}
+
+// drainSmall submits the calls of the functions that have few, and returns how
+// long it takes from when a worker begins until the last of them has ended.
+func (b *broker) drainSmall() (time.Duration, error) {
+	if err := b.fillWith(smallLanes*smallCalls, func(i int) string { return smallName(i % smallLanes) }); err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	stop := b.work()
+	defer stop()
+	for {
+		backlog, err := b.queue.Backlog(context.Background())
+		if err != nil {
+			return 0, err
+		}
+		delete(backlog, function.Ref{Name: "echo", Namespace: function.DefaultNamespace})
+		if len(backlog) == 0 {
+			return time.Since(start), nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }

@@ -180,6 +180,12 @@ func show(w io.Writer, output *term.Format, call client.LaterCall) error {
 			t.Row(title, fmt.Sprintf("%s in %s %s", status(try.Status), took, try.Reason))
 			title = ""
 		}
+		if call.Held != "" {
+			t.Row("Held:", call.Held)
+		}
+		if call.ResultDropped != "" {
+			t.Row("Result:", "not kept: "+call.ResultDropped)
+		}
 		if call.CallbackFailed != "" {
 			t.Row("Callback:", "given up: "+call.CallbackFailed)
 		}
