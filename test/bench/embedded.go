@@ -77,7 +77,10 @@ func benchEmbedded(out io.Writer, o options) error {
 		}
 		fmt.Fprintf(out, "| scale 0→1, template `%s`, first byte at the client (%d wakes) | %s | %s | %d ms |\n", f.lang, len(times), millis(mid(times)), millis(slices.Max(times)), f.bound)
 	}
-	return nil
+	if err := benchTiers(out, p, dir, o.repeats); err != nil {
+		return err
+	}
+	return benchStep(out, p, dir)
 }
 
 func mid(all []time.Duration) time.Duration {
@@ -155,12 +158,18 @@ func (p *servedPlatform) stop() error {
 }
 
 func (p *servedPlatform) deploy(dir, name, lang string) error {
-	for _, args := range [][]string{{"new", name, "--lang", lang, "-f", name + ".yml"}, {"up", "-f", name + ".yml", "--gateway", p.url}} {
-		cmd := exec.Command(p.graphene, args...)
-		cmd.Dir, cmd.Env = dir, p.environ
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("graphene %s: %w\n%s", strings.Join(args, " "), err, out)
-		}
+	if err := p.graphenes(dir, "new", name, "--lang", lang, "-f", name+".yml"); err != nil {
+		return err
+	}
+	return p.graphenes(dir, "up", "-f", name+".yml", "--gateway", p.url)
+}
+
+// graphenes runs the command line.
+func (p *servedPlatform) graphenes(dir string, args ...string) error {
+	cmd := exec.Command(p.graphene, args...)
+	cmd.Dir, cmd.Env = dir, p.environ
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("graphene %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
 	return nil
 }
@@ -186,17 +195,7 @@ func (p *servedPlatform) wake(name string) (time.Duration, error) {
 		asleep = status.Replicas == 0 && status.AvailableReplicas == 0
 	}
 	time.Sleep(500 * time.Millisecond) // the replica that leaves must not compete with the one that comes
-	began := time.Now()
-	resp, err := http.Get(p.url + "/function/" + name)
-	if err != nil {
-		return 0, err
-	}
-	took := time.Since(began)
-	defer resp.Body.Close()
-	if text, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
-		return 0, fmt.Errorf("%s %q: %w", resp.Status, text, err)
-	}
-	return took, nil
+	return p.call(name)
 }
 
 func (p *servedPlatform) system(method, path string, body []byte) ([]byte, error) {
