@@ -99,13 +99,14 @@ Logins by an issuer are prolonged by themselves as long as the issuer allows.
 	flags.BoolVar(&o.noExchange, "no-exchange", false, "keep the issuer's token, also if the gateway makes tokens of its own")
 	flags.DurationVar(&o.timeout, "timeout", 5*time.Second, "longest time the gateway may take")
 	flags.DurationVar(&o.wait, "wait", 10*time.Minute, "longest time that you may take to log in elsewhere")
-	cmd.MarkFlagsMutuallyExclusive("token-stdin", "password-stdin", "client-secret-stdin")
-	cmd.MarkFlagsMutuallyExclusive("client-secret-file", "client-secret-stdin", "device", "no-browser", "token-stdin")
 	return cmd
 }
 
 func (o *loginOptions) run(cmd *cobra.Command) error {
 	ctx := cmd.Context()
+	if err := oneOf(cmd, "password", "password-stdin", "token-stdin", "client-secret-file", "client-secret-stdin", "device", "no-browser"); err != nil {
+		return err
+	}
 	gateway, err := o.f.Gateway(ctx)
 	if err != nil {
 		return err
@@ -128,6 +129,20 @@ func (o *loginOptions) run(cmd *cobra.Command) error {
 		return err
 	}
 	return o.keep(ctx, gateway, session.Login())
+}
+
+// oneOf refuses flags that say different things about how to log in.
+func oneOf(cmd *cobra.Command, names ...string) error {
+	var given []string
+	for _, name := range names {
+		if cmd.Flags().Changed(name) {
+			given = append(given, "--"+name)
+		}
+	}
+	if len(given) > 1 {
+		return command.Usagef("%s exclude each other", strings.Join(given, " and "))
+	}
+	return nil
 }
 
 func (o *loginOptions) byToken(ctx context.Context, gateway string) error {
@@ -392,8 +407,6 @@ func (o *loginOptions) readStdin(kind string, longest int64) (string, error) {
 
 func (o *loginOptions) readPassword() (string, error) {
 	switch {
-	case o.passwordStdin && o.password != "":
-		return "", command.Usagef("--password and --password-stdin exclude each other")
 	case o.passwordStdin:
 		return o.readPasswordStdin()
 	case o.password != "":
