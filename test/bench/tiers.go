@@ -175,7 +175,7 @@ const (
 	stepWindow   = 250 * time.Millisecond
 )
 
-// Each replica answers ten calls at once, each after 20 ms, so that five are
+// Each replica answers ten calls at once, each after 100 ms, so that five are
 // needed and no processor is.
 const stepHandler = `package function
 
@@ -184,7 +184,7 @@ import (
 	"time"
 )
 
-func Handle(w http.ResponseWriter, r *http.Request) { time.Sleep(20 * time.Millisecond) }
+func Handle(w http.ResponseWriter, r *http.Request) { time.Sleep(100 * time.Millisecond) }
 `
 
 // benchStep raises the load of a function from one caller to fifty, with and
@@ -196,7 +196,7 @@ func benchStep(out io.Writer, p *servedPlatform, dir string) error {
 	if err := os.WriteFile(filepath.Join(dir, "step", "handler.go"), []byte(stepHandler), 0o644); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "\n| step from 1 to %d callers of 20 ms each, %d at once per replica | p99 back after | p99 then | decided after |\n|---|---|---|---|\n", stepCallers, stepCallers/stepReplicas)
+	fmt.Fprintf(out, "\n| step from 1 to %d callers of 100 ms each, %d at once per replica | p99 back after | p99 then | decided after |\n|---|---|---|---|\n", stepCallers, stepCallers/stepReplicas)
 	var steady time.Duration
 	for _, least := range []int{stepReplicas, 1} {
 		stack := fmt.Sprintf("version: 1.0\nprovider:\n  name: openfaas\nfunctions:\n  step:\n    lang: go\n    handler: ./step\n    image: step:latest\n    max_inflight: %d\n    labels: {com.openfaas.scale.min: \"%d\", com.openfaas.scale.max: \"%d\", com.openfaas.scale.target-proportion: \"1\"}\n", stepCallers/stepReplicas, least, stepReplicas)
