@@ -413,7 +413,11 @@ func (w *Worker) run(d *delivery) (v verdict, good bool) {
 		return v, true
 	}
 	t := Try{Started: started.UTC(), Seconds: time.Since(started).Seconds(), Status: a.outcome.status}
-	if v != settle {
+	switch v {
+	case settle:
+	case callItOff:
+		t.Reason = "it was cancelled"
+	default:
 		t.Reason = a.why()
 	}
 	if err := w.conclude(d, v, a, t, policy); err != nil {

@@ -65,7 +65,12 @@ such as 90m, which is counted back from now.`,
   graphene calls list --function wine -o json
   graphene calls list --state failed --all --quiet | xargs graphene calls retry`,
 		Args: command.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.all && cmd.Flags().Changed("limit") {
+				return command.Usagef("give --limit or --all, not both")
+			}
+			return o.run(cmd.Context())
+		},
 	}
 	flags := cmd.Flags()
 	flags.VarP(&o.output, "output", "o", "format of the result")
@@ -75,8 +80,7 @@ such as 90m, which is counted back from now.`,
 	flags.StringVar(&o.since, "since", "", "only calls submitted since then")
 	flags.StringVar(&o.until, "until", "", "only calls submitted until then")
 	flags.IntVar(&o.limit, "limit", 50, "how many calls to list")
-	flags.BoolVar(&o.all, "all", false, "list all calls")
-	cmd.MarkFlagsMutuallyExclusive("limit", "all")
+	flags.BoolVar(&o.all, "all", false, "list every call, however many there are")
 	command.CompleteOutput(cmd)
 	command.CompleteFlag(cmd, "state", command.OneOf(client.CallStates()...))
 	return cmd
