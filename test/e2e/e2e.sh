@@ -66,7 +66,7 @@ fi
 identity=
 if [ -z "$other" ] && [ -z "${RUN:-}" ]; then
 	say "try logins with Keycloak and a browser, beside the rest"
-	GRAPHENE_TEST_IDENTITY=1 nice go test -count=1 -timeout 15m ./test/identity >"$work/identity" 2>&1 &
+	GRAPHENE_TEST_IDENTITY=1 go test -count=1 -timeout 25m ./test/identity >"$work/identity" 2>&1 &
 	identity=$!
 fi
 go -C test/cluster build -o "$work/cluster" .

@@ -29,7 +29,7 @@ const (
 	adminPassword   = "admin-password"
 	// keycloakTime is how long a Keycloak may take to start, on a machine that is
 	// busy with other things.
-	keycloakTime = 5 * time.Minute
+	keycloakTime = 10 * time.Minute
 )
 
 // keycloaks is the one Keycloak of all tests; nil without the end-to-end tests.
