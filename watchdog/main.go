@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"runtime"
 	"syscall"
 	"time"
 )
@@ -35,9 +34,6 @@ func Main(h http.Handler) int {
 		}
 		o.Adopt = h == nil
 		o.Environ = absolutePythonPath(o.Environ)
-		if o.Mode == Pool {
-			leaveProcessors(&o)
-		}
 		o.Stdout, o.Stderr = os.Stdout, os.Stderr
 		o.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 		err = run(ctx, o)
@@ -47,18 +43,6 @@ func Main(h http.Handler) int {
 		return 1
 	}
 	return 0
-}
-
-// workersPerProcessor is how many workers one processor can keep busy from here.
-const workersPerProcessor = 8
-
-// leaveProcessors has this process use few of the processors: the others are for
-// the workers of a pool, and carrying short calls between threads of this process
-// costs more than the calls.
-func leaveProcessors(o *Options) {
-	usable := runtime.GOMAXPROCS(0)
-	o.Workers = o.Workers.withDefaults(usable)
-	runtime.GOMAXPROCS(min(usable, 1+(o.Workers.Max-1)/workersPerProcessor))
 }
 
 func run(ctx context.Context, o Options) error {
