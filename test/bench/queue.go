@@ -340,10 +340,6 @@ func (b *broker) drain() (float64, error) {
 	if err := b.fill(drainCalls); err != nil {
 		return 0, err
 	}
-	return b.drainFilled()
-}
-
-func (b *broker) drainFilled() (float64, error) {
 	var stop func()
 	rate, err := paced(drainCalls/acceptors*acceptors, func() error {
 		stop = b.work()
