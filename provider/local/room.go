@@ -15,9 +15,10 @@ const (
 	// highPressure is the share of time, in percent, in which processes wait
 	// for memory and from which kept replicas go.
 	highPressure = 20
-	// weighEvery is how often it is measured what a replica takes. Reading the
-	// kernel's tables of a large process costs some milliseconds.
-	weighEvery = 10 * time.Second
+	// firstWeigh is after how long it is measured again what a replica takes;
+	// each time it is twice as long, up to lastWeigh. Reading the kernel's tables
+	// of a large process costs some milliseconds.
+	firstWeigh, lastWeigh = 10 * time.Second, 5 * time.Minute
 	// weighAfter is when a replica that became ready has what it needs.
 	weighAfter = time.Second
 	// enough replicas for memory to bound nothing.
@@ -38,8 +39,9 @@ type ledger struct {
 // A holding is what one replica takes.
 type holding struct {
 	bytes  int64
-	at     time.Time  // when it was measured; zero: bytes are expected
-	colder chan chill // of one that is kept
+	at     time.Time     // when it was measured; zero: bytes are expected
+	again  time.Duration // until it is measured again
+	colder chan chill    // of one that is kept
 	kept   time.Time
 }
 
@@ -59,7 +61,7 @@ func (l *ledger) measured(r *replica, bytes int64, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if e, ok := l.holdings[r]; ok {
-		e.bytes, e.at = bytes, now
+		e.bytes, e.at, e.again = bytes, now, min(max(2*e.again, firstWeigh), lastWeigh)
 	}
 }
 
@@ -68,7 +70,7 @@ func (l *ledger) due(r *replica, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	e, ok := l.holdings[r]
-	return ok && now.Sub(e.at) >= weighEvery
+	return ok && now.Sub(e.at) >= e.again
 }
 
 // keep enters that a replica is only kept, and how to have it hold less.
@@ -196,11 +198,19 @@ func (f *supervisor) admit(n int) (fit int, again time.Duration) {
 // short, and works out how many more there can be.
 func (r *Runtime) balance(now time.Time) error {
 	all := r.everyone()
+	var table map[int]processInfo
 	for _, f := range all {
 		for _, rep := range f.live() {
-			if f.settledIn(rep, now) && r.ledger.due(rep, now) {
-				rep.weigh()
+			if !f.settledIn(rep, now) || !r.ledger.due(rep, now) {
+				continue
 			}
+			if table == nil {
+				var err error
+				if table, err = processes(); err != nil {
+					return err
+				}
+			}
+			rep.weigh(table)
 		}
 	}
 	r.ledger.mu.Lock()
@@ -229,11 +239,7 @@ func (f *supervisor) settledIn(r *replica, now time.Time) bool {
 }
 
 // weigh measures what the replica takes.
-func (r *replica) weigh() {
-	table, err := processes()
-	if err != nil {
-		return // nobody has to know
-	}
+func (r *replica) weigh(table map[int]processInfo) {
 	bytes := shared(table, r.process().PID())
 	r.f.rt.ledger.measured(r, bytes, time.Now())
 	r.f.mu.Lock()

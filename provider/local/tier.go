@@ -262,7 +262,9 @@ func (f *supervisor) settled(r *replica, tier function.Tier, why string) {
 	}
 	f.report()
 	f.mu.Unlock()
-	r.weigh()
+	if table, err := processes(); err == nil { // else it is what it was
+		r.weigh(table)
+	}
 	f.rt.Log.Debug("replica is kept", "function", f.ref, "instance", r.id, "tier", tier, "why", why)
 }
 
