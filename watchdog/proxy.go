@@ -136,24 +136,21 @@ func (p *proxy) trouble() string {
 	if !p.lost.Load() {
 		return ""
 	}
-	if err := p.reach(context.Background()); err != nil {
+	conn, err := net.DialTimeout("tcp", p.address(), time.Second)
+	if err != nil {
 		return "the function's process accepts no connections any more: " + err.Error()
 	}
+	conn.Close()
 	p.lost.Store(false)
 	return ""
 }
 
-// reach opens a connection to the child, for nothing.
-func (p *proxy) reach(ctx context.Context) error {
-	address := p.o.Upstream.Host
+// address is where the child listens.
+func (p *proxy) address() string {
 	if p.o.Upstream.Port() == "" {
-		address = net.JoinHostPort(p.o.Upstream.Hostname(), "80")
+		return net.JoinHostPort(p.o.Upstream.Hostname(), "80")
 	}
-	conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", address)
-	if err != nil {
-		return err
-	}
-	return conn.Close()
+	return p.o.Upstream.Host
 }
 
 // awaitUpstream reports true once the child accepts connections, or false if
@@ -162,7 +159,9 @@ func (p *proxy) awaitUpstream(ctx context.Context, child *proc.Child) bool {
 	retry := time.NewTicker(upstreamRetry)
 	defer retry.Stop()
 	for {
-		if p.reach(ctx) == nil {
+		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", p.address())
+		if err == nil {
+			conn.Close()
 			return true
 		}
 		select {

@@ -21,9 +21,9 @@ const vendoredProgram = "graphene-program"
 
 // A program is where and how to compile what was made of a Go handler.
 type program struct {
-	dir  string // to work in
-	pkg  string // to compile
-	mod  string // what the flag -mod is
+	dir  string                     // to work in
+	pkg  string                     // to compile
+	mod  string                     // what the flag -mod is
 	name func(output string) string // calls the author's files by their names
 }
 
