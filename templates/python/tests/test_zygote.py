@@ -101,7 +101,7 @@ class ZygoteTest(HandlerTestCase):
         pid = self.news(ch.FORKED)["pid"]
         worker.read()
         for ident, path in ((1, "/long"), (2, "/behind")):
-            request = {"method": "GET", "path": path, "query": "", "headers": []}
+            request = {"method": "GET", "path": path, "query": "", "headers": [], "call_id": ""}
             worker.send(ch.REQUEST, ident, ch.request(ch.LAST, 0, ch.document(request), b""))
         self.assertEqual(self.process.stdout.readline(), "at /long\n")
         worker.send(ch.RECALL, 1)  # it has begun
