@@ -56,6 +56,8 @@ var kinds = []struct {
 	{"threads/heed", 2, 504},
 }
 
+// The timeout is as long as a machine that is busy with other things may need
+// to end processes that multiply.
 const stackFile = `version: 1.0
 provider:
   name: openfaas
@@ -68,7 +70,7 @@ functions:
     workers_min: 4
     max_memory: 100Mi
     max_processes: 30
-    exec_timeout: 2s
+    exec_timeout: 5s
   quiet:
     lang: python3-http
     handler: ./soak
@@ -84,7 +86,7 @@ functions:
     workers: 2
     workers_min: 2
     worker_threads: 4
-    exec_timeout: 2s
+    exec_timeout: 5s
 `
 
 func TestOnlyCallsThatMisbehaveFailAndNothingIsLeft(t *testing.T) {
