@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -88,8 +89,7 @@ func FromEnviron(environ []string) (Options, error) {
 		o.ContentType = "application/octet-stream"
 	}
 	if e.boolean(false, "jwt_auth") {
-		// To serve anyone where the function's owner asked for a check would be worse than not to start.
-		e.bad("jwt_auth", "true", "false: checking the tokens of callers in the function is not supported yet")
+		o.FunctionTokens = e.functionTokens()
 	}
 	// A call is bounded by exec_timeout alone unless the others are set, so
 	// that raising one setting is enough for a slow function.
@@ -128,6 +128,40 @@ func FromEnviron(environ []string) (Options, error) {
 		e.bad("workers_min", strconv.Itoa(o.Workers.Min), fmt.Sprintf("at most workers, which is %d", o.Workers.Max))
 	}
 	return o, errors.Join(e.problems...)
+}
+
+// Where images of OpenFaaS look for the platform, and on the machine itself.
+const (
+	clusterGateway = "http://gateway.openfaas:8080"
+	localGateway   = "http://127.0.0.1:8000"
+)
+
+// serviceAccountNamespace holds a pod's namespace, where it has an account.
+const serviceAccountNamespace = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+
+// functionTokens reads who the function is, and where tokens come from.
+func (e *environment) functionTokens() *FunctionTokens {
+	t := &FunctionTokens{Gateway: clusterGateway, Name: e.text("OPENFAAS_NAME"), Namespace: e.text("OPENFAAS_NAMESPACE")}
+	if e.boolean(false, "jwt_auth_local") {
+		t.Gateway = localGateway
+	}
+	if v := e.text("jwt_auth_gateway"); v != "" {
+		u, err := url.Parse(v)
+		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			e.bad("jwt_auth_gateway", v, "a URL such as http://gateway.openfaas:8080")
+		}
+		t.Gateway = strings.TrimSuffix(v, "/")
+	}
+	if t.Namespace == "" {
+		if text, err := os.ReadFile(serviceAccountNamespace); err == nil {
+			t.Namespace = strings.TrimSpace(string(text))
+		}
+	}
+	// To serve anyone where the function's owner asked for a check would be worse than not to start.
+	if t.Name == "" || t.Namespace == "" {
+		e.bad("jwt_auth", "true", "OPENFAAS_NAME and OPENFAAS_NAMESPACE set too: tokens name the function they are for")
+	}
+	return t
 }
 
 // unlimitedLine is what log_buffer_size -1 means: enough for any line that is

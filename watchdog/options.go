@@ -55,6 +55,10 @@ type Options struct {
 
 	ReadyPath string // asked of the function to answer /_/ready; empty: the watchdog knows itself
 
+	// FunctionTokens has callers show a token; nil lets everybody through, for
+	// whom the platform has let through.
+	FunctionTokens *FunctionTokens
+
 	Workers WorkerOptions // mode [Pool]
 
 	// Adopt makes processes that the function has started children of this one

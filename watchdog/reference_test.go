@@ -64,7 +64,10 @@ var variables = []variable{
 	{"prefix_logs", "`true`", childModes, "put the time and the stream before each line that the child prints"},
 	{"log_buffer_size", "`65536`", childModes, "longest line in bytes; longer ones are split. `-1`: no limit, up to 16 MiB"},
 	{"log_callid log_call_id", "`false`", everyMode, "end lines of the log with the call's id"},
-	{"jwt_auth", "`false`", everyMode, "checking callers' tokens in the function is not supported yet: `true` is refused at start"},
+	{"jwt_auth", "`false`", everyMode, "let only callers through with a function token for this function, by its `OPENFAAS_NAME` and `OPENFAAS_NAMESPACE`; others get 401 or 403"},
+	{"OPENFAAS_NAME OPENFAAS_NAMESPACE", "from the platform", everyMode, "the function's own, for `jwt_auth`; without the second a pod's namespace is taken from its service account"},
+	{"jwt_auth_gateway", "`http://gateway.openfaas:8080`", everyMode, "with `jwt_auth`: where the platform is asked who signs its tokens"},
+	{"jwt_auth_local", "`false`", everyMode, "with `jwt_auth`: the platform is at `http://127.0.0.1:8000`, unless `jwt_auth_gateway` says otherwise"},
 
 	{"workers", "one per CPU", "pool", "most worker processes"},
 	{"workers_min", "`1`", "pool", "worker processes kept while idle"},

@@ -153,6 +153,9 @@ func (wd *Watchdog) serveCall(w http.ResponseWriter, r *http.Request) {
 		wd.logAccess(r, a, d)
 	}()
 
+	if wd.tokens != nil && !wd.tokens.admit(a, r) {
+		return
+	}
 	if !wd.calls.enter() {
 		a.refuse(http.StatusTooManyRequests, fmt.Sprintf("Concurrent request limit exceeded. Max concurrent requests: %d", wd.o.MaxInflight))
 		return

@@ -73,6 +73,7 @@ type Watchdog struct {
 	calls   gate
 	metrics *metrics
 	access  accessLog
+	tokens  *tokenCheck // nil: everybody may call
 
 	deadlines deadlines
 
@@ -106,6 +107,9 @@ func New(o Options) (*Watchdog, error) {
 	}
 	wd.calls.limit = o.MaxInflight
 	wd.access.w = o.Stderr
+	if o.FunctionTokens != nil {
+		wd.tokens = newTokenCheck(*o.FunctionTokens)
+	}
 	wd.deadlines.budget = o.budget()
 	var err error
 	if wd.mode, err = newMode(&wd.o); err != nil {
