@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/gentype"
@@ -25,6 +26,7 @@ type clients struct {
 	kubernetes.Interface
 	metadata metadata.Interface
 	custom   rest.Interface
+	iamGroup rest.Interface
 	codec    runtime.ParameterCodec
 }
 
@@ -48,16 +50,19 @@ func newClients(c *rest.Config) (*clients, error) {
 	if k.metadata, err = metadata.NewForConfigAndClient(c, shared); err != nil {
 		return nil, fmt.Errorf("connect to the Kubernetes API: %w", err)
 	}
-	if k.custom, k.codec, err = newCustomClient(c, shared); err != nil {
+	if k.custom, k.codec, err = newCustomClient(c, shared, groupVersion); err != nil {
+		return nil, fmt.Errorf("connect to the Kubernetes API: %w", err)
+	}
+	if k.iamGroup, _, err = newCustomClient(c, shared, iamGroupVersion); err != nil {
 		return nil, fmt.Errorf("connect to the Kubernetes API: %w", err)
 	}
 	return k, nil
 }
 
-func newCustomClient(c *rest.Config, shared *http.Client) (rest.Interface, runtime.ParameterCodec, error) {
+func newCustomClient(c *rest.Config, shared *http.Client, group schema.GroupVersion) (rest.Interface, runtime.ParameterCodec, error) {
 	scheme := newScheme()
 	c = rest.CopyConfig(c)
-	c.GroupVersion = &groupVersion
+	c.GroupVersion = &group
 	c.APIPath = "/apis"
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	client, err := rest.RESTClientForConfigAndClient(c, shared)
@@ -165,6 +170,7 @@ func (r *Runtime) informers(namespaces []string) ([]informer, error) {
 	if r.AllNamespaces {
 		add(newInformer(r.clients.CoreV1().Namespaces(), &corev1.Namespace{}, "", trimNamespace, on(r.namespaces.set, r.namespaces.drop)))
 	}
+	r.identityInformers(add)
 	add(newInformer(r.clients.profiles(r.ProfilesNamespace), &Profile{}, "", nil, on(r.profiles.set, r.profiles.drop)))
 	return all, problem
 }

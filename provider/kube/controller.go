@@ -89,6 +89,9 @@ func (r *Runtime) runController(ctx context.Context) {
 			}
 		})
 	}
+	if r.IAM {
+		workers.Go(func() { r.keepStatuses(ctx) })
+	}
 	<-ctx.Done()
 	r.mu.Lock()
 	r.control = nil

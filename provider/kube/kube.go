@@ -44,10 +44,15 @@ type Options struct {
 	// AllNamespaces also uses every namespace that is marked openfaas=1. It
 	// needs permissions for the whole cluster.
 	AllNamespaces bool
-	// ProfilesNamespace holds the profiles, and the lease of the controller;
-	// "" is DefaultNamespace.
+	// ProfilesNamespace holds the profiles, the lease of the controller, and
+	// what says who may do what; "" is DefaultNamespace.
 	ProfilesNamespace string
-	Pods              PodConfig
+	// IAM follows the resources JwtIssuer, Policy and Role, which the cluster
+	// must know, and the keys that sign the tokens of service accounts.
+	IAM bool
+	// APIKeySecret keeps API keys, in a secret that there must be.
+	APIKeySecret bool
+	Pods         PodConfig
 	// ThroughService has functions called through their Services and not by
 	// the addresses of their pods, for service meshes.
 	ThroughService bool
@@ -69,6 +74,7 @@ type Runtime struct {
 	namespaces *namespaces
 	secrets    *secretKinds
 	loads      *loads
+	identity   *identity
 	synced     chan struct{} // closed when everything has been seen once
 
 	mu      sync.Mutex
@@ -93,11 +99,12 @@ func New(o Options) (*Runtime, error) {
 		return nil, err
 	}
 	r := &Runtime{
-		Options: o,
-		clients: c,
-		secrets: newSecretKinds(c),
-		loads:   newLoads(),
-		synced:  make(chan struct{}),
+		Options:  o,
+		clients:  c,
+		secrets:  newSecretKinds(c),
+		loads:    newLoads(),
+		identity: newIdentity(o.Log),
+		synced:   make(chan struct{}),
 	}
 	r.namespaces = newNamespaces(o, func(ns string) { r.seen.reconsider(ns) })
 	r.profiles = newProfiles(r.profileChanged)
@@ -125,6 +132,7 @@ func (r *Runtime) Run(ctx context.Context) error {
 		group.Go(func() { i.run(ctx) })
 		ready = append(ready, i.synced)
 	}
+	group.Go(func() { r.followKeySet(ctx) })
 	if !cache.WaitForCacheSync(ctx.Done(), ready...) {
 		return nil
 	}

@@ -131,6 +131,7 @@ func newScheme() *runtime.Scheme {
 	s := runtime.NewScheme()
 	s.AddKnownTypes(groupVersion, &Function{}, &FunctionList{}, &Profile{}, &ProfileList{})
 	metav1.AddToGroupVersion(s, groupVersion)
+	addIAMTypes(s)
 	return s
 }
 

@@ -176,6 +176,12 @@ nats-auth
       - {key: basic-auth-user, path: basic-auth-user}
       - {key: basic-auth-password, path: basic-auth-password}
 {{- end }}
+{{- if and .issuerKey (include "graphene.issuing" .root) }}
+- secret:
+    name: issuer-key
+    items:
+      - {key: issuer.key, path: issuer.key}
+{{- end }}
 {{- if and .nats $values.async }}
 {{- with include "graphene.nats.secret" .root }}
 {{- $key := ternary $values.nats.external.secretKey "password" $values.nats.external.enabled }}
@@ -191,6 +197,11 @@ nats-auth
       - {key: ca.crt, path: nats/ca.crt}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* Not empty if the gateways sign tokens of their own: where issuers are trusted, to exchange theirs. */}}
+{{- define "graphene.issuing" -}}
+{{- if or .Values.iam.enabled .Values.auth }}true{{ end -}}
 {{- end }}
 
 {{/* The namespaces of functions, as a list in YAML. */}}

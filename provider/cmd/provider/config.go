@@ -27,6 +27,8 @@ type config struct {
 	Namespaces        string            `env:"namespaces" doc:"further namespaces for functions, separated by commas; not used with cluster_role"`
 	ClusterRole       bool              `env:"cluster_role" envDefault:"false" doc:"use every namespace that is marked openfaas=1, and make new ones; needs permissions for the whole cluster"`
 	ProfilesNamespace string            `env:"profiles_namespace" doc:"namespace of profiles and of the controller's lease (default: function_namespace)"`
+	IAM               bool              `env:"iam" envDefault:"false" doc:"follow the resources JwtIssuer, Policy and Role in profiles_namespace, and the keys of service accounts, and tell the gateways"`
+	APIKeys           bool              `env:"api_keys" envDefault:"false" doc:"keep API keys in the secret api-keys of profiles_namespace, which must exist"`
 	Endpoints         string            `env:"endpoints" envDefault:"pods" doc:"pods: functions are called by the addresses of their pods; service: through their Services, as a service mesh needs"`
 	BasicAuth         bool              `env:"basic_auth" envDefault:"true" doc:"ask for a user name and a password; false lets everybody who reaches the port do everything"`
 	SecretMountPath   string            `env:"secret_mount_path" envDefault:"/run/secrets/" doc:"directory of the files basic-auth-user and basic-auth-password"`

@@ -1,13 +1,20 @@
-// Package crd holds the definitions of the custom resources that functions
-// and profiles are, as the cluster has to know them before anything else.
+// Package crd holds the definitions of the custom resources, as the cluster has
+// to know them before anything else: functions, profiles, and what says who may
+// do what.
 package crd
 
 import _ "embed"
 
-// Functions and Profiles are the definitions, in YAML.
+// The definitions, in YAML.
 var (
 	//go:embed functions.yaml
 	Functions []byte
 	//go:embed profiles.yaml
 	Profiles []byte
+	//go:embed jwtissuers.yaml
+	JwtIssuers []byte
+	//go:embed policies.yaml
+	Policies []byte
+	//go:embed roles.yaml
+	Roles []byte
 )

@@ -1,0 +1,204 @@
+package kube_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/graphene-faas/graphene/gateway/auth"
+	"github.com/graphene-faas/graphene/internal/fault"
+	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/iam"
+	"github.com/graphene-faas/graphene/internal/testkit"
+	"github.com/graphene-faas/graphene/provider/kube"
+)
+
+// await waits until f returns nil, and reports what it said last if it never
+// does.
+func await(t *testing.T, what string, f func() error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-ctx.Done():
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+}
+
+// TestIdentityOnAnAPIServer has a provider follow real resources, a real secret
+// and the real issuer of service accounts' tokens, and tokens verified by what
+// it says of them. An API server alone is enough of a cluster.
+func TestIdentityOnAnAPIServer(t *testing.T) {
+	kubeconfig := os.Getenv("GRAPHENE_TEST_KUBECONFIG")
+	if kubeconfig == "" {
+		t.Skip("SKIPPED: the variable GRAPHENE_TEST_KUBECONFIG names no cluster")
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kube.InstallCRDsForTest(t, config)
+	k := kube.ClientsForTest(t, config)
+	const namespace = "iam-test"
+	if _, err := k.CoreV1().Namespaces().Get(t.Context(), namespace, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+		kube.CreateNamespaceForTest(t, config, namespace)
+	}
+	_ = k.CoreV1().Secrets(namespace).Delete(t.Context(), "api-keys", metav1.DeleteOptions{}) // of a run before
+	if _, err := k.CoreV1().Secrets(namespace).Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "api-keys"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{iam.KindIssuer, iam.KindPolicy, iam.KindRole} {
+		kube.DeleteIAMForTest(t, config, kind, namespace)
+	}
+	apply := func(kind, name, spec string) error {
+		return kube.ApplyIAMForTest(t, config, kind, namespace, name, spec)
+	}
+
+	tokens, err := auth.OpenTokens(auth.TokensOptions{Told: true, Log: testkit.Log(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := &auth.APIKeys{Log: testkit.Log(t)}
+	var following sync.WaitGroup
+	defer following.Wait()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	following.Go(func() { _ = tokens.Run(ctx) })
+	var providers []*kube.Runtime
+	for range 2 { // the second tells of what the first has written
+		providers = append(providers, running(t, kube.Options{
+			Client: config, DefaultNamespace: namespace, ProfilesNamespace: namespace, IAM: true, APIKeySecret: true,
+		}))
+	}
+	following.Go(func() {
+		_ = providers[1].WatchObjects(ctx, func(e function.Event) {
+			if e.Synced {
+				tokens.ObjectsSynced()
+				keys.ObjectsSynced()
+				return
+			}
+			tokens.SetObject(*e.Object)
+			keys.SetObject(*e.Object)
+		})
+	})
+
+	for kind, spec := range map[string]string{
+		iam.KindIssuer: `{"iss":"https://kubernetes.default.svc.cluster.local","aud":["graphene"],"tokenExpiry":"2h"}`,
+		iam.KindPolicy: `{"statement":[{"sid":"s","effect":"Allow","action":["Function:Invoke"],"resource":["acme:*"],"condition":{"StringLike":{"jwt:sub":"system:*"}}}]}`,
+		iam.KindRole:   `{"policy":["it"],"principal":{"jwt:sub":["system:serviceaccount:iam-test:default"]}}`,
+	} {
+		if err := apply(kind, "it", spec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := k.CoreV1().ServiceAccounts(namespace).Create(t.Context(), &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "default"}}, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: []string{"graphene"}}}
+	answer, err := k.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), "default", request, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resource := iam.Resource{Namespace: "acme", Name: "echo"}
+	may := func() error {
+		caller, err := tokens.Verify(t.Context(), answer.Status.Token)
+		if err != nil {
+			return err
+		}
+		if got := caller.Claim("kubernetes.io.namespace"); len(got) != 1 || got[0] != namespace {
+			t.Errorf("the pod's namespace is %q", got)
+		}
+		return auth.May(caller, iam.FunctionInvoke, resource)
+	}
+	await(t, "a service account calls", may)
+
+	// A resource that is wrong leaves in force what it said, and says so.
+	if err := apply(iam.KindRole, "it", `{"policy":["it"],"principal":{"sub":["x"]}}`); err != nil {
+		t.Fatal(err)
+	}
+	ready := func(kind, want string) func() error {
+		return func() error {
+			conditions := kube.IAMConditionsForTest(t, config, kind, namespace, "it")
+			for _, c := range conditions {
+				if c.Type == "Ready" && strings.Contains(string(c.Status)+" "+c.Reason+" "+c.Message, want) {
+					return nil
+				}
+			}
+			return errors.New("conditions are " + text(conditions))
+		}
+	}
+	await(t, "a role that is wrong says so", ready(iam.KindRole, `False Invalid principal: key is "sub", want jwt:CLAIM; what it said before stays in force`))
+	if err := may(); err != nil {
+		t.Errorf("after a role became wrong: %v", err)
+	}
+	await(t, "a policy that is right says so", ready(iam.KindPolicy, "True InForce"))
+	if err := apply(iam.KindRole, "it", `{"policy":["it","gone"]}`); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "a role without one of its policies says so", ready(iam.KindRole, "False Incomplete there is no policy gone"))
+	if err := may(); err != nil {
+		t.Errorf("what the role's other policy allows: %v", err)
+	}
+	if err := apply(iam.KindPolicy, "denial", `{"statement":[{"effect":"Deny","action":["*"],"resource":["*"]}]}`); !apierrors.IsInvalid(err) {
+		t.Errorf("a denial: %v, want that the API server refuses it", err)
+	}
+	kube.DeleteIAMForTest(t, config, iam.KindPolicy, namespace)
+	await(t, "without its policy the role gives nothing", func() error {
+		if err := may(); !errors.Is(err, fault.Denied) {
+			return errors.Join(errors.New("want fault.Denied"), err)
+		}
+		return nil
+	})
+
+	// Keys are made by one provider, and known through the other.
+	key, id, hash := auth.NewAPIKey()
+	made := iam.APIKey{ID: id, Hash: hash, Action: iam.List{"Function:Invoke"}, Resource: iam.List{"*"}, Created: time.Now()}
+	if err := providers[0].CreateAPIKey(t.Context(), made); err != nil {
+		t.Fatal(err)
+	}
+	if err := providers[1].CreateAPIKey(t.Context(), made); !errors.Is(err, fault.Exists) {
+		t.Errorf("made twice: %v", err)
+	}
+	await(t, "a key is known", func() error { _, err := keys.Verify(key); return err })
+	if list, err := providers[1].APIKeys(t.Context()); err != nil || len(list) != 1 || list[0].ID != id {
+		t.Errorf("%v, %v", list, err)
+	}
+	if err := providers[0].DeleteAPIKey(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "a revoked key is refused", func() error {
+		if _, err := keys.Verify(key); !errors.Is(err, fault.Unauthenticated) {
+			return errors.Join(errors.New("want fault.Unauthenticated"), err)
+		}
+		return nil
+	})
+	if err := providers[0].DeleteAPIKey(t.Context(), id); !errors.Is(err, fault.NotFound) {
+		t.Errorf("revoked twice: %v", err)
+	}
+}
+
+func text(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
