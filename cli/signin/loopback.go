@@ -52,8 +52,12 @@ func (s *Session) Browser(ctx context.Context, w World, o BrowserOptions) error 
 		return err
 	}, done: make(chan error, 1)}
 	server := &http.Server{Handler: v, ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
-	stopped := make(chan error, 1)
-	go func() { stopped <- server.Serve(ln) }()
+	stopped := make(chan struct{})
+	var failed error // may be read once stopped is closed
+	go func() {
+		defer close(stopped)
+		failed = server.Serve(ln)
+	}()
 	defer func() {
 		// The page has to reach the browser before the program ends.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
@@ -61,15 +65,14 @@ func (s *Session) Browser(ctx context.Context, w World, o BrowserOptions) error 
 		if server.Shutdown(ctx) != nil {
 			_ = server.Close() // a browser that keeps its connection needs it no more
 		}
-		_ = <-stopped // that it was closed, or what is said below
+		<-stopped
 	}()
 	o.Open(target)
 	select {
 	case err := <-v.done:
 		return err
-	case err := <-stopped:
-		stopped <- err
-		return fault.Unavailable.Errorf("listen for the browser: %w", err)
+	case <-stopped:
+		return fault.Unavailable.Errorf("listen for the browser: %w", failed)
 	case <-ctx.Done():
 		return ctx.Err()
 	}

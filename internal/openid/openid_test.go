@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -87,10 +88,7 @@ func TestALoginIsBoundToItsBeginning(t *testing.T) {
 	}
 	good := map[string]any{"iss": "http://issuer", "aud": "client", "sub": "s", "nonce": login.Nonce, "exp": 1}
 	with := func(name string, value any) map[string]any {
-		c := map[string]any{}
-		for k, v := range good {
-			c[k] = v
-		}
+		c := maps.Clone(good)
 		c[name] = value
 		return c
 	}
