@@ -176,16 +176,7 @@ func (f *supervisor) admit(n int) (fit int, again time.Duration) {
 		return 0, 0
 	}
 	fit, coming, why := f.rt.ledger.admit(f.ref, n, f.cost)
-	running := 0
-	for _, r := range f.replicas {
-		if !r.leaving {
-			running++
-		}
-	}
-	switch {
-	case why == "" || fit+running > 0:
-		f.cramped = ""
-	case f.cramped == "":
+	if why == "" || f.cramped == "" { // the first reason counts: what is free changes all the time
 		f.cramped = why
 	}
 	if coming || fit < n {
@@ -249,17 +240,22 @@ func (r *replica) weigh(table map[int]processInfo) {
 	}
 }
 
+// staying is how many replicas are not about to leave. f.mu is held.
+func (f *supervisor) staying() (n int) {
+	for _, r := range f.replicas {
+		if !r.leaving {
+			n++
+		}
+	}
+	return n
+}
+
 // setRoom works out how many replicas there can be, of which each takes its
 // part of bytes.
 func (f *supervisor) setRoom(bytes, free int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	running := 0
-	for _, r := range f.replicas {
-		if !r.leaving {
-			running++
-		}
-	}
+	running := f.staying()
 	var room *function.Room
 	if f.cost > 0 {
 		if n := running + int(bytes/f.cost); n < enough {

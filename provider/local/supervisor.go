@@ -249,8 +249,10 @@ func (f *supervisor) reconcile(ctx context.Context, now time.Time) (again time.D
 			r.warm()
 		}
 	}
+	wanted := 0
 	for _, v := range f.rec.versions() {
 		n := todo.start[v.Revision]
+		wanted += n
 		if wait := f.trouble[v.Revision].retry.Sub(now); n > 0 && wait > 0 {
 			if again == 0 || wait < again {
 				again = wait
@@ -264,6 +266,9 @@ func (f *supervisor) reconcile(ctx context.Context, now time.Time) (again time.D
 		for range fit {
 			f.start(ctx, v)
 		}
+	}
+	if wanted == 0 {
+		f.cramped = ""
 	}
 	f.report()
 	return again, false
@@ -540,8 +545,13 @@ func (f *supervisor) endpoints() function.Endpoints {
 		Annotations: function.CallAnnotations(f.rec.Target.annotations()),
 		Rest:        f.resting(),
 		Room:        f.room,
-		Failure:     cmp.Or(f.failure, f.cramped),
+		Failure:     f.failure,
 		Note:        f.rec.Target.note(),
+	}
+	if f.staying() == 0 {
+		e.Failure = cmp.Or(e.Failure, f.cramped)
+	} else {
+		e.Waiting = f.cramped
 	}
 	// A label that cannot be read was refused when the function was deployed.
 	if scale, err := function.ReadScale(f.rec.Target.labels()); err == nil {

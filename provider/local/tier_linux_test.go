@@ -377,6 +377,11 @@ func TestMemoryBoundsReplicas(t *testing.T) {
 		t.Errorf("its room is %+v", e.Room)
 	}
 	f.until(kept, "a bound", func(e function.Endpoints) bool { return e.Room != nil })
+	f.scale(ref, 2)
+	e = f.until(ref, "a reason to wait", func(e function.Endpoints) bool { return e.Waiting != "" })
+	if !strings.Contains(e.Waiting, "not enough memory") || e.Failure != "" {
+		t.Errorf("one replica that is missing: waiting is %q, failure %q", e.Waiting, e.Failure)
+	}
 
 	// A function that sleeps is not woken beyond what there is.
 	f.scale(ref, 0)
