@@ -365,6 +365,17 @@ func (a *api) post(path string, object any) {
 	a.decode(http.Post(a.url+path, "application/json", strings.NewReader(string(text))))
 }
 
+// patch merges a JSON text into a resource.
+func (a *api) patch(path, text string) {
+	a.t.Helper()
+	req, err := http.NewRequestWithContext(a.t.Context(), http.MethodPatch, a.url+path, strings.NewReader(text))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/merge-patch+json")
+	a.decode(http.DefaultClient.Do(req))
+}
+
 func (a *api) decode(resp *http.Response, err error) map[string]any {
 	a.t.Helper()
 	if err != nil {
@@ -435,18 +446,48 @@ func TestTheFirstCallWaitsForNothingButTheFunction(t *testing.T) {
 	p.pythonFunction("coldpy", "python3-http", ageing)
 	p.cli("up", "-f", "coldpy.yml")
 	api := p.api()
-	const rounds = 9
-	table := fmt.Sprintf("A function without replicas is called, whose image the node has; medians of %d. The process's age is what it says itself when the call\nreaches it; a worker's of Python counts from its fork, after the handler was loaded, in steps of 10 ms. The last column is when the kubelet\nsays that the pod is ready, which is when a Service would send it anything.\n\n| function | first byte | worst | bound | of which scheduling | image and container | loading | age of the process at the call | the kubelet says ready |\n|---|---|---|---|---|---|---|---|---|\n", rounds)
+	const rounds = 7
+	// alone is the same container without the platform: the function that it
+	// returns scales it to one, says when it runs, and scales it back.
+	alone := func(name string) func() time.Duration {
+		d := api.get("/apis/apps/v1/namespaces/" + functionNamespace + "/deployments/" + name)
+		d["metadata"] = map[string]any{"name": name, "labels": d["metadata"].(map[string]any)["labels"]}
+		delete(d, "status")
+		spec := d["spec"].(map[string]any)
+		spec["replicas"] = 0
+		for _, c := range spec["template"].(map[string]any)["spec"].(map[string]any)["containers"].([]any) {
+			for _, key := range []string{"startupProbe", "livenessProbe", "readinessProbe", "lifecycle"} {
+				delete(c.(map[string]any), key)
+			}
+		}
+		api.post("/apis/apps/v1/namespaces/default/deployments", d)
+		t.Cleanup(func() { p.k("delete", "deploy/"+name, "-n", "default") })
+		scale := func(replicas int) {
+			api.patch("/apis/apps/v1/namespaces/default/deployments/"+name+"/scale", fmt.Sprintf(`{"spec":{"replicas":%d}}`, replicas))
+		}
+		return func() time.Duration {
+			began := time.Now()
+			scale(1)
+			took := api.untilReady("default", name, began) // without a probe that is when it runs
+			scale(0)
+			p.k("wait", "--for=delete", "pods", "-l", "faas_function="+name, "-n", "default", "--timeout=60s")
+			time.Sleep(500 * time.Millisecond) // for what follows a pod's end
+			return took
+		}
+	}
+	table := fmt.Sprintf("A function without replicas is called, whose image the node has; medians of %d. The process's age is what it says itself when the call\nreaches it; a worker's of Python counts from its fork, after the handler was loaded, in steps of 10 ms. The last but one column is when the\nkubelet says that the pod is ready, which is when a Service would send it anything; the last, when the same container runs that is scaled up at\nthe API server, without the platform and without probes. The bound is that and 150 ms where the machine is so slow that it is more.\n\n| function | first byte | worst | bound | of which scheduling | image and container | loading | age of the process at the call | the kubelet says ready | the container alone runs |\n|---|---|---|---|---|---|---|---|---|---|\n", rounds)
 	for _, f := range []struct {
 		title, name string
 		bound       time.Duration
 	}{{"Go", "coldgo", 350 * time.Millisecond}, {"Python", "coldpy", 900 * time.Millisecond}} {
-		var first, schedule, start, load, age, ready []time.Duration
+		var first, schedule, start, load, age, ready, bare []time.Duration
+		runAlone := alone(f.name)
 		p.call(200, "POST", "/function/"+f.name, "x")
 		for range rounds {
 			p.asleep(f.name)
 			p.k("wait", "--for=delete", "pods", "-l", "faas_function="+f.name, "-n", functionNamespace, "--timeout=60s")
 			time.Sleep(500 * time.Millisecond) // for what follows a pod's end
+			bare = append(bare, runAlone())
 			began := time.Now()
 			kubelet := make(chan time.Duration, 1)
 			go func() { kubelet <- api.untilReady(functionNamespace, f.name, began) }()
@@ -466,10 +507,11 @@ func TestTheFirstCallWaitsForNothingButTheFunction(t *testing.T) {
 		}
 		worst := slices.Max(first)
 		m := median(first)
-		table += fmt.Sprintf("| %s | %.0f ms | %.0f ms | %.0f ms | %.0f ms | %.0f ms | %.0f ms | %.0f ms | %.0f ms |\n",
-			f.title, ms(m), ms(worst), ms(f.bound), ms(median(schedule)), ms(median(start)), ms(median(load)), ms(median(age)), ms(median(ready)))
-		if m > f.bound {
-			t.Errorf("%s: the first byte comes after %v, want %v", f.title, m, f.bound)
+		bound := max(f.bound, median(bare)+150*time.Millisecond)
+		table += fmt.Sprintf("| %s | %.0f ms | %.0f ms | %.0f ms | %.0f ms | %.0f ms | %.0f ms | %.0f ms | %.0f ms | %.0f ms |\n",
+			f.title, ms(m), ms(worst), ms(bound), ms(median(schedule)), ms(median(start)), ms(median(load)), ms(median(age)), ms(median(ready)), ms(median(bare)))
+		if m > bound {
+			t.Errorf("%s: the first byte comes after %v, want %v", f.title, m, bound)
 		}
 		// A process needs a moment to listen; then nobody waits longer than this.
 		if got := median(age); got > 75*time.Millisecond {
