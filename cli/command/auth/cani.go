@@ -10,6 +10,7 @@ import (
 	"github.com/graphene-faas/graphene/cli/command"
 	"github.com/graphene-faas/graphene/cli/logins"
 	"github.com/graphene-faas/graphene/cli/term"
+	"github.com/graphene-faas/graphene/gateway/client"
 	"github.com/graphene-faas/graphene/internal/function"
 )
 
@@ -21,7 +22,7 @@ func authCommand(f *command.Factory) *cobra.Command {
 		Long: `What callers may do follows from the gateway's file of issuers, policies and
 roles.`,
 	}
-	cmd.AddCommand(canICommand(f), keyCommand(f))
+	cmd.AddCommand(canICommand(f), keyCommand(f), policyCommand(f))
 	return cmd
 }
 
@@ -39,13 +40,15 @@ var verbs = map[string]string{
 
 func canICommand(f *command.Factory) *cobra.Command {
 	var token string
+	var rules []string
 	var output term.Format
 	cmd := &cobra.Command{
 		Use:   "can-i ACTION [RESOURCE]",
 		Short: "Ask whether a caller may do something, and why",
 		Long: `Asks the gateway whether whoever is logged in may do something, or, with
 --as-token, the bearer of a token. It names the role, the policy and the
-statement that allow it, or the right that is missing.
+statement that allow it, or the right that is missing. With --rules the answer
+comes from files, and no gateway is asked.
 
 ACTION is one of invoke, get, create, update, delete, list, logs and scale, or
 an action as policies write it, such as Secret:Create. RESOURCE is
@@ -63,10 +66,14 @@ The exit code is 0 for yes and 1 for no.`,
 			if err != nil {
 				return err
 			}
+			if len(rules) > 0 {
+				return canIOffline(f, rules, action, resource, token, output)
+			}
 			return canI(cmd.Context(), f, action, resource, token, output)
 		},
 	}
 	cmd.Flags().StringVar(&token, "as-token", "", "ask for the bearer of this token")
+	cmd.Flags().StringSliceVar(&rules, "rules", nil, "answer from this file of rules, or of resources; may be given several times")
 	cmd.Flags().VarP(&output, "output", "o", "format of the result")
 	command.CompleteOutput(cmd)
 	return cmd
@@ -86,7 +93,13 @@ func canI(ctx context.Context, f *command.Factory, action, resource, token strin
 	if err != nil {
 		return err
 	}
-	err = output.Write(f.Streams.Out, answer, func(t *term.Table) {
+	return writeAnswer(f, answer, output)
+}
+
+// writeAnswer writes whether somebody may do something, which the exit code
+// says too.
+func writeAnswer(f *command.Factory, answer client.CanI, output term.Format) error {
+	err := output.Write(f.Streams.Out, answer, func(t *term.Table) {
 		word := "no: "
 		if answer.Allowed {
 			word = "yes: "
