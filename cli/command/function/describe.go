@@ -160,6 +160,7 @@ func (o *describeOptions) table(t *term.Table, d description) {
 			t.Row(first(i, "Failure:"), line)
 		}
 	}
+	row("Waiting", d.Waiting)
 	row("Note", d.Note)
 	why(t, d.Scaling, time.Now())
 	row("Callable", d.Condition)
