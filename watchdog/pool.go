@@ -457,13 +457,13 @@ func (p *pool) onGone(w *worker, status string, err error, expected bool) {
 			return
 		}
 		if p.stillborn >= maxFailures {
-			p.pause("workers end before they have answered a call, one after the other", p.stillborn-maxFailures, status)
+			p.pause("before they have answered a call", p.stillborn-maxFailures, status)
 		}
 	case w.fell && w.reason == "":
 		p.crashes++
 		p.crash = status
 		if p.crashes >= maxCrashes {
-			p.pause("workers end in a call, one after the other", p.crashes-maxCrashes, status)
+			p.pause("in a call", p.crashes-maxCrashes, status)
 		}
 	}
 	if w.ready {
@@ -475,10 +475,10 @@ func (p *pool) onGone(w *worker, status string, err error, expected bool) {
 
 // pause has no worker started for a while, which is longer the more often there
 // was a pause before.
-func (p *pool) pause(why string, times int, status string) {
+func (p *pool) pause(when string, times int, status string) {
 	d := min(maxRest, minBackoff<<min(times, 16))
 	p.rest = time.Now().Add(d)
-	p.log.Error(why, "last", status, "next_start_in", d)
+	p.log.Error("workers end one after the other", "when", when, "last", status, "next_start_in", d)
 	time.AfterFunc(d, p.redispatch) // starts what was not started meanwhile
 }
 

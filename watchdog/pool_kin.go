@@ -166,9 +166,10 @@ func (p *pool) watchWorkers() {
 	}
 	p.watching = true
 	p.readers.Go(func() {
-		interval := watchEvery
+		timer := time.NewTimer(watchEvery)
+		defer timer.Stop()
 		for {
-			time.Sleep(interval)
+			<-timer.C
 			begun := time.Now()
 			seen := p.look()
 			for _, pid := range seen.late {
@@ -180,9 +181,11 @@ func (p *pool) watchWorkers() {
 			if !seen.again {
 				return
 			}
-			if interval = watchEvery; !seen.grown {
+			interval := watchEvery
+			if !seen.grown {
 				interval = max(interval, min(watchShare*time.Since(begun), watchSeldom))
 			}
+			timer.Reset(interval)
 		}
 	})
 }
@@ -282,7 +285,7 @@ func (p *pool) killMany(w *worker, n int) {
 		h := hunt{}
 		h.stop(kin...)
 		_ = syscall.Kill(self.pid, syscall.SIGUSR1) // it prints where it is
-		time.Sleep(forkerWords)
+		<-time.After(forkerWords)
 		h.stop(append(kin, self)...)
 		h.kill()
 	})
