@@ -45,6 +45,7 @@ type section struct {
 
 var sections = []section{
 	{"gateway", "The gateway's request path", benchGateway},
+	{"identity", "Who calls", benchIdentity},
 	{"embedded", "The embedded platform", benchEmbedded},
 	{"queue", "Asynchronous calls", benchQueue},
 	{"python", "Functions in Python", benchPython},
