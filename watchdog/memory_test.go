@@ -103,3 +103,24 @@ func TestAKillForMemoryIsCalledThat(t *testing.T) {
 	write("sys/fs/cgroup/memory/x/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 4\n")
 	explain(m, "signal: Killed", "signal: Killed by the kernel, for memory")
 }
+
+func TestTheLimitOfProcessesIsFoundInEitherVersion(t *testing.T) {
+	for name, files := range map[string]map[string]string{
+		"first":  {"proc/self/cgroup": "8:pids:/f\n0::/g\n", "sys/fs/cgroup/pids/f/pids.max": "100\n", "sys/fs/cgroup/pids/pids.max": "max\n"},
+		"second": {"proc/self/cgroup": "0::/g\n", "sys/fs/cgroup/g/pids.max": "100\n", "sys/fs/cgroup/pids.max": "4096\n"},
+	} {
+		root := t.TempDir()
+		for path, text := range files {
+			path = filepath.Join(root, path)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := processLimit(root); got != 100 {
+			t.Errorf("%s version: %d, want 100", name, got)
+		}
+	}
+}

@@ -109,6 +109,19 @@ class ZygoteTest(HandlerTestCase):
         os.kill(pid, signal.SIGURG)
         self.assertEqual(worker.read(), (ch.DROPPED, 2, b""))
 
+    def test_workers_leave_some_processes_to_the_rest(self):
+        self.start(
+            "import resource\nresource.setrlimit(resource.RLIMIT_NPROC, (4096, 4096))\n"
+            "def handle(event, context): return str(resource.getrlimit(resource.RLIMIT_NPROC))"
+        )
+        self.news(ch.LOADED)
+        worker = self.fork(1)
+        self.news(ch.FORKED)
+        worker.read()
+        request = {"method": "GET", "path": "/", "query": "", "headers": []}
+        worker.send(ch.REQUEST, 1, ch.request(ch.LAST, 0, ch.document(request), b""))
+        self.assertEqual(ch.parse_answer(worker.read()[2])[2], b"(4032, 4032)")
+
     def test_a_killed_worker_says_where_it_hangs(self):
         self.start("def handle(event, context):\n    print('hanging')\n    while True: pass")
         self.news(ch.LOADED)
