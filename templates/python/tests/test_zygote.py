@@ -108,6 +108,8 @@ class ZygoteTest(HandlerTestCase):
         worker.send(ch.RECALL, 2)
         os.kill(pid, signal.SIGURG)
         self.assertEqual(worker.read(), (ch.DROPPED, 2, b""))
+        self.control.send(ch.KILL, 1)
+        self.news(ch.EXITED)
 
     def test_workers_leave_some_processes_to_the_rest(self):
         self.start(
