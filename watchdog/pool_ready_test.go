@@ -52,6 +52,11 @@ def handle(event, context): return str(os.getpid())
 				_ = worker.Kill() // it may have ended
 			}
 			for {
+				select {
+				case <-r.ended:
+					t.Fatalf("the watchdog has ended: %v", r.err)
+				default:
+				}
 				status, body := r.tryReady()
 				if status == http.StatusServiceUnavailable {
 					if !strings.HasPrefix(body, "failing: no worker stays alive, ") || !strings.Contains(body, test.want) {
