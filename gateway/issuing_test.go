@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
@@ -112,13 +113,8 @@ func TestTokensThatCannotBeMadeAreRefusedAsOAuthDoes(t *testing.T) {
 	member, stranger := i.logIn(t, "test-user2"), i.logIn(t, "test-user@127.0.0.1")
 	good := url.Values{"grant_type": {grant}, "subject_token": {member}, "subject_token_type": {idToken}}
 	with := func(changes url.Values) url.Values {
-		form := url.Values{}
-		for k, v := range good {
-			form[k] = v
-		}
-		for k, v := range changes {
-			form[k] = v
-		}
+		form := maps.Clone(good)
+		maps.Copy(form, changes)
 		return form
 	}
 	for name, tt := range map[string]struct {

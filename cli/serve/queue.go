@@ -96,7 +96,7 @@ func openQueue(ctx context.Context, dir string, o Options, meter async.Meter) (*
 		return nil, errors.Join(err, q.Close())
 	}
 	if maxBytes < int64(o.QueueMaxBytes) || keepBytes < int64(o.QueueKeepBytes) {
-		o.Log.Info("the queue takes less than it may, since the disk has no more", "waitingMB", maxBytes>>20, "keptMB", keepBytes>>20)
+		o.Log.Info("the queue takes less than it may, since the disk has no more", "waiting_mb", maxBytes>>20, "kept_mb", keepBytes>>20)
 	}
 	q.Queue, err = async.Open(ctx, q.conn, async.Options{
 		MaxBacklog: int64(o.QueueMaxBacklog),

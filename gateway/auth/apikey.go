@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -201,21 +202,12 @@ func (k *APIKeys) Verify(raw string) (Caller, error) {
 // HideAPIKey takes API keys out of the headers of a request that goes to a
 // function: whoever wrote it must not be able to use them.
 func HideAPIKey(r *http.Request) {
-	if values, ok := r.Header[apiKeyHeader]; ok && containsAPIKey(values) {
+	if slices.ContainsFunc(r.Header[apiKeyHeader], IsAPIKey) {
 		delete(r.Header, apiKeyHeader)
 	}
 	if bearerKey(r) != "" {
 		delete(r.Header, "Authorization")
 	}
-}
-
-func containsAPIKey(values []string) bool {
-	for _, v := range values {
-		if IsAPIKey(v) {
-			return true
-		}
-	}
-	return false
 }
 
 // Covers reports whether everything that a statement allows is allowed to c

@@ -22,8 +22,6 @@ const (
 	keepDays = maxDays * 24 * time.Hour
 	// maxBucket bounds what usage takes on disk.
 	maxBucket = 1 << 30
-	// openPause is how long nobody tries again after the bucket did not open.
-	openPause = time.Second
 )
 
 // A Bucket is a [Store] in a key-value bucket of NATS. It opens the bucket when
@@ -32,9 +30,8 @@ type Bucket struct {
 	js       jetstream.JetStream
 	replicas int
 
-	mu    sync.Mutex
-	kv    jetstream.KeyValue
-	tried time.Time
+	mu sync.Mutex
+	kv jetstream.KeyValue
 }
 
 // NewBucket returns a store on nc, kept by so many servers.
@@ -52,10 +49,6 @@ func (b *Bucket) open(ctx context.Context) (jetstream.KeyValue, error) {
 	if b.kv != nil {
 		return b.kv, nil
 	}
-	if time.Since(b.tried) < openPause {
-		return nil, fault.Unavailable.Errorf("the bucket of usage is not there yet")
-	}
-	b.tried = time.Now()
 	kv, err := b.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket: bucketName, Description: "what callers used of the platform", TTL: keepDays, MaxBytes: maxBucket, Replicas: b.replicas,
 	})
