@@ -61,7 +61,7 @@ def handle(event, context):
         return str(os.getpid())
     return what
 `)
-	p.stack("sync", "python3-http", "workers: 2", "exec_timeout: 30s")
+	p.stack("sync", "python3-http", "workers: 2", "exec_timeout: 30s", `labels: {com.openfaas.scale.max: "1"}`)
 	p.cli("up", "-f", "sync.yml")
 	p.pythonFunction("async", "python3-http", `
 import asyncio
@@ -83,7 +83,7 @@ async def handle(event, context):
         state["here"] -= 1
     return "done"
 `)
-	p.stack("async", "python3-http", "workers: 1")
+	p.stack("async", "python3-http", "workers: 1", `labels: {com.openfaas.scale.max: "1"}`)
 	p.cli("up", "-f", "async.yml")
 	p.pythonFunction("once", "python3-http", "import os\n\ndef handle(event, context):\n    return str(os.getpid())\n")
 	p.stack("once", "python3-http", "max_requests: 1", "workers: 2")
