@@ -115,7 +115,15 @@ func TestBodiesThatADeathLeftBehindAreSwept(t *testing.T) {
 			if n, _ := r.backlog(t.Context()); len(n) != 0 {
 				t.Fatalf("a call was accepted: %v", n)
 			}
-			parts, objects := r.bodies()
+			var parts, objects, reads int
+			eventually(t, "what the dead process has sent has arrived", func() bool {
+				had, hadObjects := parts, objects
+				parts, objects = r.bodies()
+				if reads++; parts != had || objects != hadObjects || s.NumClients() > 1 {
+					reads = 0
+				}
+				return reads >= 10
+			})
 			if parts == 0 || objects != c.objects {
 				t.Fatalf("the dead process has left %d parts, and %d bodies, not %d", parts, objects, c.objects)
 			}
