@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,10 +19,11 @@ import (
 func TestABacklogIsReadWhileSomebodyAsksAndKnownForAFewSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ref := function.Ref{Name: "echo", Namespace: "n"}
-		reads, down := 0, false
+		var reads atomic.Int64
+		var down atomic.Bool
 		b := newBacklog(func(context.Context) (map[function.Ref]int, error) {
-			reads++
-			if down {
+			reads.Add(1)
+			if down.Load() {
 				return nil, errors.New("the queue is away")
 			}
 			return map[function.Ref]int{ref: 7}, nil
@@ -38,13 +40,13 @@ func TestABacklogIsReadWhileSomebodyAsksAndKnownForAFewSeconds(t *testing.T) {
 			t.Errorf("that of another is %d, known %v", n, known)
 		}
 		time.Sleep(time.Hour)
-		if reads > 2 {
-			t.Errorf("read %d times, though nobody asked", reads)
+		if n := reads.Load(); n > 2 {
+			t.Errorf("read %d times, though nobody asked", n)
 		}
 		if _, known := b.of(ref); known {
 			t.Error("it is known an hour later")
 		}
-		down = true
+		down.Store(true)
 		time.Sleep(backlogPause)
 		for range 10 {
 			b.of(ref)

@@ -205,6 +205,10 @@ func (p *platform) stop() {
 		_ = p.cmd.Process.Kill()
 		<-p.done
 	}
+	password, err := os.ReadFile(filepath.Join(p.data, "auth", "basic-auth-password"))
+	if err == nil && strings.Contains(p.log.String(), strings.TrimSpace(string(password))) {
+		p.t.Error("the log of the platform holds the administrator's password")
+	}
 	if p.t.Failed() {
 		p.t.Logf("platform's log:\n%s", p.log)
 	}
