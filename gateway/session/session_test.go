@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -145,8 +146,8 @@ var secret = bytes.Repeat([]byte{7}, 32)
 // A site is a platform with sessions, and a page that says whose it is.
 type site struct {
 	*httptest.Server
-	seen    http.Header // of the last request behind the sessions
-	refused error       // what the platform says of tokens
+	seen    atomic.Pointer[http.Header] // of the last request behind the sessions
+	refused error                       // what the platform says of tokens
 }
 
 func newSite(t *testing.T, issuers []session.Issuer, adjust ...func(*session.Options)) *site {
@@ -166,7 +167,8 @@ func newSite(t *testing.T, issuers []session.Issuer, adjust ...func(*session.Opt
 		mux.Handle(r.Method+" "+r.Path, sessions.Wrap(r.Handle))
 	}
 	page := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s.seen = r.Header.Clone()
+		seen := r.Header.Clone()
+		s.seen.Store(&seen)
 		token, err := sessions.Token(r)
 		switch {
 		case errors.Is(err, session.ErrNone):
@@ -337,7 +339,7 @@ func TestFunctionsDoNotSeeCookiesOfThePlatform(t *testing.T) {
 	own, _ := url.Parse(s.URL)
 	b.Jar.SetCookies(own, []*http.Cookie{{Name: "theme", Value: "dark", Path: "/"}, {Name: "graphenes", Value: "others", Path: "/"}})
 	resp := b.want(200, "user", "GET", s.URL+"/function/f")
-	if got := s.seen["Cookie"]; !slices.Equal(got, []string{"theme=dark; graphenes=others"}) && !slices.Equal(got, []string{"graphenes=others; theme=dark"}) {
+	if got := (*s.seen.Load())["Cookie"]; !slices.Equal(got, []string{"theme=dark; graphenes=others"}) && !slices.Equal(got, []string{"graphenes=others; theme=dark"}) {
 		t.Errorf("the function sees %q", got)
 	}
 	if got := resp.Header.Get("Content-Security-Policy"); !strings.HasPrefix(got, "sandbox ") || strings.Contains(got, "allow-same-origin") {
@@ -345,7 +347,7 @@ func TestFunctionsDoNotSeeCookiesOfThePlatform(t *testing.T) {
 	}
 	// Also one that nobody can use.
 	newBrowser(t).want(401, "nobody", "GET", s.URL+"/function/f", "Cookie", "__Host-graphene=x; a=b; graphene.1=y; graphene-login=z")
-	if got := s.seen["Cookie"]; !slices.Equal(got, []string{"a=b"}) {
+	if got := (*s.seen.Load())["Cookie"]; !slices.Equal(got, []string{"a=b"}) {
 		t.Errorf("the function sees %q", got)
 	}
 	trusted := newSite(t, []session.Issuer{i.web()}, func(o *session.Options) { o.TrustFunctions = true })
