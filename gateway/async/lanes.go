@@ -27,7 +27,7 @@ type delivery struct {
 	msg       jetstream.Msg
 	seq       uint64
 	suspect   bool // it may have been run before
-	leaving   bool // the settler has it
+	leaving   bool // the settler has it; guarded by Worker.mu
 	held      bool // it has a record for want of room
 	cancelled bool // guarded by the worker's mu
 	stop      context.CancelFunc

@@ -133,9 +133,10 @@ func TestABatchLargerThanItsRoomWaitsAndLosesNothing(t *testing.T) {
 		t.Fatalf("%d %s", a.status, a.body)
 	}
 	r.work(quickHold)
+	// An item whose record had to make room for others runs again.
 	eventually(t, "every item has run, and some are held", func() bool {
 		s := r.states()
-		return runs.Load() == items && s["held"] > 0 && s["held"]+s[Done] == items
+		return runs.Load() >= items && s["held"] > 0 && s["held"]+s[Done] == items
 	})
 	if b, err := r.Batch(t.Context(), a.header.Get("X-Batch-Id")); err != nil || b.Ended() || b.Waiting == 0 {
 		t.Errorf("%+v, %v", b, err)

@@ -70,7 +70,9 @@ func (w *Worker) conclude(d *delivery, v verdict, a *answer, t Try, policy Polic
 		if err != nil {
 			return err
 		}
+		w.mu.Lock()
 		d.leaving = true
+		w.mu.Unlock()
 		w.settler.ended <- &settlement{delivery: d, ending: e, call: c}
 		return nil
 	}
