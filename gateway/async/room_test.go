@@ -50,10 +50,9 @@ func TestACallWhoseDeadLetterDoesNotFitWaitsAndIsNotRunAgain(t *testing.T) {
 		s := r.states()
 		return runs.Load() == calls && s["held"] > 0 && s["held"]+s[Failed] == calls
 	})
-	a := r.do("GET", "/system/calls?state=waiting", "")
-	if !strings.Contains(a.body, "no room for more dead letters") {
-		t.Errorf("it does not say why: %.300s", a.body)
-	}
+	eventually(t, "it is said why they wait", func() bool { // each is looked at again now and then
+		return strings.Contains(r.do("GET", "/system/calls?state=waiting", "").body, "no room for more dead letters")
+	})
 	purged := 0
 	eventually(t, "all have become dead letters, and were purged", func() bool {
 		n, err := r.PurgeAll(t.Context(), "")
