@@ -180,23 +180,23 @@ type sender struct {
 
 type senderKey struct{}
 
-// identify finds out who sent r, unless that is known, and notes it in r. With
-// nobody to ask it is nobody.
-func (g *Gateway) identify(r *http.Request) (*http.Request, *sender) {
+// senderOf finds out who sent r, unless that is known. With nobody to ask it is
+// nobody.
+func (g *Gateway) senderOf(r *http.Request) *sender {
 	if s, ok := r.Context().Value(senderKey{}).(*sender); ok {
-		return r, s
+		return s
 	}
 	s := &sender{from: r.RemoteAddr}
 	if g.o.Tokens != nil {
 		s.caller, s.err = g.authenticate(r)
 	}
-	return r.WithContext(context.WithValue(r.Context(), senderKey{}, s)), s
+	return s
 }
 
-// senderOf returns who sent r, finding it out if nobody has yet.
-func (g *Gateway) senderOf(r *http.Request) *sender {
-	_, s := g.identify(r)
-	return s
+// identify returns r with a note of who sent it, for those who ask later.
+func (g *Gateway) identify(r *http.Request) (*http.Request, *sender) {
+	s := g.senderOf(r)
+	return r.WithContext(context.WithValue(r.Context(), senderKey{}, s)), s
 }
 
 // identified finds out who sends requests about calls that run later. Which
