@@ -53,7 +53,7 @@ func (q *queue) work(ctx context.Context, gateway http.Handler) error {
 	policy.Attempts, policy.MinWait, policy.MaxWait = 2, time.Millisecond, time.Millisecond
 	return async.NewWorker(q.Queue, async.WorkerOptions{
 		Name: "*", Gateway: web.InProcess(gateway), URL: &url.URL{Scheme: "http", Host: "gateway"},
-		Queued: invoke.HeaderQueued, Policy: policy, Drain: 10 * time.Second,
+		Queued: invoke.HeaderQueued, Submitter: invoke.HeaderSubmitter, Policy: policy, Drain: 10 * time.Second,
 	}).Run(ctx)
 }
 

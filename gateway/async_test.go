@@ -41,7 +41,7 @@ func inProcess(p *platform) http.RoundTripper { return web.InProcess(p.Handler()
 func worker(t *testing.T, q *async.Queue, gateway http.RoundTripper) {
 	t.Helper()
 	w := async.NewWorker(q, async.WorkerOptions{
-		Name: "*", Gateway: gateway, URL: &url.URL{Scheme: "http", Host: "gateway"}, Queued: invoke.HeaderQueued, Drain: time.Minute,
+		Name: "*", Gateway: gateway, URL: &url.URL{Scheme: "http", Host: "gateway"}, Queued: invoke.HeaderQueued, Submitter: invoke.HeaderSubmitter, Drain: time.Minute,
 		Callback: async.CallbackOptions{Gateways: []string{"gateway:8080"}},
 	})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))

@@ -17,6 +17,8 @@ import (
 
 	"github.com/graphene-faas/graphene/gateway"
 	"github.com/graphene-faas/graphene/gateway/async"
+	"github.com/graphene-faas/graphene/gateway/auth"
+	"github.com/graphene-faas/graphene/gateway/invoke"
 	"github.com/graphene-faas/graphene/gateway/quota"
 	"github.com/graphene-faas/graphene/internal/testkit"
 	"github.com/graphene-faas/graphene/internal/testkit/natstest"
@@ -284,5 +286,39 @@ func TestSettingsOfTheEdgeThatCannotWorkAreRefused(t *testing.T) {
 		if err := try(); err == nil {
 			t.Errorf("%s is taken", why)
 		}
+	}
+}
+
+func TestWhatTheQueueRunsCountsForWhoSubmittedIt(t *testing.T) {
+	i := startIssuer(t)
+	var queue *async.Queue
+	p := start(t, func(_ http.ResponseWriter, r *http.Request) {
+		if who := r.Header.Get(invoke.HeaderSubmitter); who != "" {
+			t.Errorf("the function sees who submitted its call: %q", who)
+		}
+	}, guard(t, i), limited(t, "limits: []"), func(o *gateway.Options) { queue = o.Queue })
+	worker(t, queue, &auth.Transport{Header: "Proxy-Authorization", User: "admin", Password: "s3cret", Next: inProcess(p)})
+	p.deploy(t, "echo")
+	member := "Bearer " + i.logIn(t, "test-user2")
+	for uri, body := range map[string]string{"/async-function/echo": "12345", "/async-batch/echo": "{}\n"} {
+		r, err := http.NewRequestWithContext(t.Context(), "POST", p.url+uri, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Authorization", member)
+		r.Header.Set(invoke.HeaderSubmitter, "corp/somebody-else")
+		if resp, text := p.send(t, r); resp.StatusCode != 202 {
+			t.Fatalf("%s: %d %s", uri, resp.StatusCode, text)
+		}
+	}
+	var lines []quota.Line
+	for end := time.Now().Add(time.Minute); len(lines) == 0 || lines[0].Calls < 2; time.Sleep(20 * time.Millisecond) {
+		_, text := p.do(t, "GET", "/system/usage", "")
+		if err := json.Unmarshal([]byte(text), &lines); err != nil || time.Now().After(end) {
+			t.Fatalf("the report stays %s: %v", text, err)
+		}
+	}
+	if len(lines) != 1 || lines[0].Caller != "corp/id2" || lines[0].Queued != 2 || lines[0].Calls != 2 {
+		t.Errorf("the report is %+v", lines)
 	}
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -50,7 +51,7 @@ func (g *Gateway) metered(prefix string, later bool, next http.Handler) http.Han
 		}
 		if g.fromQueue(r) {
 			// It was within the limits when it was accepted.
-			m.request.Caller = r.Header.Get(invoke.HeaderSubmitter)
+			m.request.Caller, _ = url.QueryUnescape(r.Header.Get(invoke.HeaderSubmitter)) // as our worker wrote it
 		} else {
 			leave, err := g.o.Limits.Enter(m.request)
 			if err != nil {

@@ -138,7 +138,7 @@ func TestOneTraceLeadsFromASubmissionOverItsTriesToItsCallback(t *testing.T) {
 	}
 	p := start(t, handler, func(o *gateway.Options) { o.Queue, o.Tracer = q, tracer })
 	w := async.NewWorker(q, async.WorkerOptions{
-		Name: "*", Gateway: inProcess(p), URL: &url.URL{Scheme: "http", Host: "gateway"}, Queued: invoke.HeaderQueued, Drain: time.Minute,
+		Name: "*", Gateway: inProcess(p), URL: &url.URL{Scheme: "http", Host: "gateway"}, Queued: invoke.HeaderQueued, Submitter: invoke.HeaderSubmitter, Drain: time.Minute,
 		Policy:   async.Policy{Attempts: 3, Codes: []int{500}, MinWait: time.Millisecond, MaxWait: time.Millisecond},
 		Callback: async.CallbackOptions{Gateways: []string{"gateway:8080"}},
 		Tracer:   tracer,

@@ -119,10 +119,10 @@ func openQueue(ctx context.Context, dir string, o Options, meter async.Meter) (*
 // process. address is where others reach the gateway.
 func (q *queue) worker(o Options, gateway http.RoundTripper, address string, tracer *trace.Tracer) (*async.Worker, error) {
 	w := async.WorkerOptions{
-		Name:           "*",
-		Gateway:        gateway,
-		URL:            &url.URL{Scheme: "http", Host: "gateway"},
-		Queued:         invoke.HeaderQueued,
+		Name:    "*",
+		Gateway: gateway,
+		URL:     &url.URL{Scheme: "http", Host: "gateway"},
+		Queued:  invoke.HeaderQueued, Submitter: invoke.HeaderSubmitter,
 		MaxInflight:    o.QueueMaxInflight,
 		MaxPerFunction: o.QueueMaxPerFunction,
 		Drain:          o.Drain.Std(),

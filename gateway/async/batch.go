@@ -188,7 +188,8 @@ func (q *Queue) keep(ctx context.Context, b *Batch) error {
 // item makes a call of a document.
 func (q *Queue) item(ctx context.Context, b *Batch, s Submission, index int, document []byte) (*job, error) {
 	j := &job{
-		ID: itemID(b.ID, index), Queue: b.Queue, Ref: s.Function, Request: s.Request,
+		Caller: s.Caller,
+		ID:     itemID(b.ID, index), Queue: b.Queue, Ref: s.Function, Request: s.Request,
 		Submitted: time.Now().UTC(), Batch: b.ID, Index: index,
 	}
 	j.Request.Header = s.Request.Header.Clone()

@@ -3,6 +3,7 @@ package async
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,7 @@ const (
 	headerRecord    = "Graphene-Record"    // JSON, on records
 	headerQueue     = "Graphene-Queue"     // on dead letters: the queue they come from
 	headerCallback  = "Graphene-Callback"  // JSON, on callbacks
+	headerCaller    = "Graphene-Caller"    // who submitted the call, escaped as in a query
 	headerAlias     = "Graphene-Alias"     // on records that say which call a caller's own id means
 )
 
@@ -44,6 +46,7 @@ type job struct {
 	Keyed     bool
 	Batch     string
 	Index     int
+	Caller    string // who submitted it; "" if nobody knows
 	place     uint64 // in the calls stream, once it is there; set for items of a batch
 }
 
@@ -74,6 +77,9 @@ func (j *job) encode(subject string) (*nats.Msg, error) {
 	}
 	if j.Keyed {
 		h[headerKeyed] = []string{"1"}
+	}
+	if j.Caller != "" {
+		h[headerCaller] = []string{url.QueryEscape(j.Caller)}
 	}
 	if j.Batch != "" {
 		h[headerBatch] = []string{j.Batch}
@@ -118,6 +124,11 @@ func decode(rest string, h nats.Header, payload []byte, seq uint64) (*job, error
 			return nil, fault.Invalid.Errorf("read the tries of call %s: %w", j.ID, err)
 		}
 	}
+	caller, err := url.QueryUnescape(h.Get(headerCaller))
+	if err != nil {
+		return nil, fault.Invalid.Errorf("call %s: who submitted it is %q", j.ID, h.Get(headerCaller))
+	}
+	j.Caller = caller
 	ms, err := strconv.ParseInt(h.Get(headerSubmitted), 10, 64)
 	if err != nil {
 		return nil, fault.Invalid.Errorf("call %s: when it was submitted is %q", j.ID, h.Get(headerSubmitted))

@@ -54,7 +54,7 @@ func (q *Queue) Submit(ctx context.Context, s Submission) (id string, err error)
 	if err != nil {
 		return "", err
 	}
-	j := &job{Queue: queue, Ref: s.Function, Request: s.Request, Submitted: time.Now().UTC()}
+	j := &job{Queue: queue, Ref: s.Function, Request: s.Request, Caller: s.Caller, Submitted: time.Now().UTC()}
 	if queue != DefaultQueue {
 		j.Request.QueueName = queue
 	}

@@ -35,6 +35,9 @@ type WorkerOptions struct {
 	URL     *url.URL
 	// Queued is the header that tells the gateway not to let a call wait.
 	Queued string
+	// Submitter names a header that tells the gateway who submitted a call, escaped
+	// as in a query; "" tells nobody.
+	Submitter string
 	// MaxInflight is how many calls run at once; 0 is 256. MaxPerFunction is
 	// how many of one function; 0 is 100.
 	MaxInflight, MaxPerFunction int
@@ -570,6 +573,12 @@ func (w *Worker) request(ctx context.Context, d *delivery) (*http.Request, error
 	}
 	if w.o.Queued != "" {
 		req.Header.Set(w.o.Queued, "1")
+	}
+	if w.o.Submitter != "" {
+		req.Header.Del(w.o.Submitter) // callers do not say it
+		if d.Caller != "" {
+			req.Header.Set(w.o.Submitter, url.QueryEscape(d.Caller))
+		}
 	}
 	if d.Batch != "" {
 		req.Header.Set("X-Batch-Id", d.Batch)

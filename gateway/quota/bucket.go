@@ -20,8 +20,8 @@ const (
 	bucketName = "GRAPHENE_USAGE"
 	// keepDays is how long usage can be asked for.
 	keepDays = maxDays * 24 * time.Hour
-	// maxBucket bounds what usage takes on disk.
-	maxBucket = 1 << 30
+	// maxBucket bounds what usage takes on disk, which NATS sets aside at once.
+	maxBucket = 128 << 20
 )
 
 // A Bucket is a [Store] in a key-value bucket of NATS. It opens the bucket when

@@ -325,7 +325,7 @@ func (b *broker) submit(name, body string) error {
 func (b *broker) work() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	w := async.NewWorker(b.queue, async.WorkerOptions{
-		Gateway: web.InProcess(b.proxy), URL: &url.URL{Scheme: "http", Host: "gateway"}, Queued: invoke.HeaderQueued, Drain: time.Minute,
+		Gateway: web.InProcess(b.proxy), URL: &url.URL{Scheme: "http", Host: "gateway"}, Queued: invoke.HeaderQueued, Submitter: invoke.HeaderSubmitter, Drain: time.Minute,
 	})
 	ended := make(chan struct{})
 	go func() {

@@ -78,9 +78,9 @@ func (c config) worker() (async.WorkerOptions, error) {
 		}
 	}
 	o := async.WorkerOptions{
-		Name:           c.Queue,
-		URL:            gateway,
-		Queued:         invoke.HeaderQueued,
+		Name:   c.Queue,
+		URL:    gateway,
+		Queued: invoke.HeaderQueued, Submitter: invoke.HeaderSubmitter,
 		MaxInflight:    c.MaxInflight,
 		MaxPerFunction: c.MaxPerFunction,
 		Drain:          c.Drain.Std(),
