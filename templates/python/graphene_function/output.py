@@ -26,17 +26,11 @@ def prepare(log_call_id: bool) -> None:
                 setattr(sys, name, CallIDStream(stream))
 
 
-class CallIDStream(io.TextIOBase):
-    """A text stream that ends each line with the id of the call that wrote it."""
+class Wrapped(io.TextIOBase):
+    """A text stream in front of another one, which it is like but for how it writes."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-
-    def write(self, text: str, /) -> int:
-        context = current_call.get()
-        call = context.call_id if context is not None else ""
-        self._stream.write(text.replace("\n", f" [{call}]\n") if call else text)
-        return len(text)
 
     def flush(self) -> None:
         self._stream.flush()
@@ -57,3 +51,13 @@ class CallIDStream(io.TextIOBase):
     @property
     def buffer(self) -> object:
         return self._stream.buffer
+
+
+class CallIDStream(Wrapped):
+    """A text stream that ends each line with the id of the call that wrote it."""
+
+    def write(self, text: str, /) -> int:
+        context = current_call.get()
+        call = context.call_id if context is not None else ""
+        self._stream.write(text.replace("\n", f" [{call}]\n") if call else text)
+        return len(text)

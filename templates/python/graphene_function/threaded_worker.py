@@ -7,7 +7,6 @@ run a :class:`~graphene_function.worker.Worker` on what there is for them.
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import queue
 import socket
@@ -15,6 +14,7 @@ import sys
 import threading
 
 from . import channel as ch
+from . import output
 from .worker import Worker, greet, report
 
 TYPE_CHECKING = False
@@ -151,11 +151,11 @@ class _Lane(ch.Channel):
         return self.buffered()
 
 
-class LineStream(io.TextIOBase):
+class LineStream(output.Wrapped):
     """A text stream that several threads may write to: each one's lines go out whole."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._begun = threading.local()
 
     def write(self, text: str, /) -> int:
@@ -171,21 +171,4 @@ class LineStream(io.TextIOBase):
         if line:
             self._begun.line = ""
             self._stream.write(line)
-        self._stream.flush()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
-
-    def isatty(self) -> bool:
-        return self._stream.isatty()
-
-    def writable(self) -> bool:
-        return True
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        return self._stream.encoding
-
-    @property
-    def buffer(self) -> object:
-        return self._stream.buffer
+        super().flush()
