@@ -3,8 +3,10 @@ import io
 import os
 import socket
 import threading
+import time
 
 from graphene_function import channel as ch
+from graphene_function import worker as sync_worker
 from graphene_function.async_worker import AsyncWorker
 from graphene_function.worker import Worker
 
@@ -156,12 +158,23 @@ class SyncWorkerTest(WorkerTestCase):
 
     def test_a_call_that_is_cancelled_before_it_begins_is_dropped(self):
         read, write = os.pipe()
-        self.addCleanup(os.close, write)
-        self.start(f"import os\ndef handle(event, context):\n    if event.path == '/wait': os.read({read}, 1)\n    return event.path")
+        begun, begin = os.pipe()
+        for end in (write, begun):
+            self.addCleanup(os.close, end)
+        self.start(
+            "import os\n"
+            "def handle(event, context):\n"
+            "    if event.path == '/wait':\n"
+            f"        os.write({begin}, b'.')\n"
+            f"        os.read({read}, 1)\n"
+            "    return event.path"
+        )
         self.request(1, path="/wait")
         self.request(2)
         self.channel.send(ch.CANCEL, 2)
         self.request(3, path="/3")
+        os.read(begun, 1)
+        time.sleep(2 * sync_worker._LONG)  # behind a shorter call it would not be asked for
         os.write(write, b".")
         self.assertEqual(self.answer(1)[1], b"/wait")
         self.assertEqual(self.channel.read(), (ch.DROPPED, 2, b""))
