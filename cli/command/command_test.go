@@ -50,6 +50,7 @@ func TestEveryKindOfErrorHasAnExitCode(t *testing.T) {
 		{command.Usagef("x"), 2},
 		{fault.Invalid.Errorf("x"), 2},
 		{fault.NotFound.Errorf("x"), 3},
+		{fault.Gone.Errorf("x"), 3},
 		{fmt.Errorf("wrapped: %w", fault.Unauthenticated.Errorf("x")), 4},
 		{fault.Denied.Errorf("x"), 4},
 		{fault.Busy.Errorf("x"), 5},

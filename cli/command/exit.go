@@ -22,7 +22,7 @@ func Outcomes() []Outcome {
 		{Code: 0, Doc: "it is done"},
 		{Code: 1, Doc: "it went wrong in another way than those below", Kinds: []fault.Kind{fault.Internal, fault.Unsupported}},
 		{Code: 2, Doc: "the command line, a file that it names, or the request made of them is wrong", Kinds: []fault.Kind{fault.Invalid, fault.Unprocessable, fault.TooLarge}},
-		{Code: 3, Doc: "something that is needed does not exist: a function, a secret, a file, a tool", Kinds: []fault.Kind{fault.NotFound}},
+		{Code: 3, Doc: "something that is needed does not exist: a function, a secret, a file, a tool", Kinds: []fault.Kind{fault.NotFound, fault.Gone}},
 		{Code: 4, Doc: "not allowed: there is no login, it is wrong, or it does not suffice", Kinds: []fault.Kind{fault.Unauthenticated, fault.Denied}},
 		{Code: 5, Doc: "not now: the gateway or the function cannot be reached, is busy, or takes too long", Kinds: []fault.Kind{fault.Unavailable, fault.Busy, fault.Timeout, fault.Storage}},
 		{Code: 6, Doc: "it exists already", Kinds: []fault.Kind{fault.Exists}},

@@ -429,7 +429,7 @@ func (q *Queue) findItem(ctx context.Context, id, batch string, index int) (*Cal
 		return nil, nil, err
 	}
 	if b.Dropped != nil {
-		return nil, nil, fault.NotFound.Errorf("call %s is done, and the results of its batch were dropped to make room for others", id)
+		return nil, nil, fault.Gone.Errorf("call %s is done, and the results of its batch were dropped to make room for others (queue_keep_bytes)", id)
 	}
 	if index >= b.Accepted {
 		return nil, nil, fault.NotFound.Errorf("call %s is not known: batch %s has %d documents so far", id, batch, b.Accepted)
@@ -561,7 +561,7 @@ func (r *resultReader) read(ctx context.Context, place uint64, index int) (*Call
 	if r.held[place] == nil {
 		m, err := r.q.results.GetMsg(ctx, place)
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			return nil, nil, fault.NotFound.Errorf("its result is not kept any more")
+			return nil, nil, fault.Gone.Errorf("its result is not kept any more (queue_keep_bytes)")
 		}
 		if err != nil {
 			return nil, nil, unavailable(fmt.Errorf("read a result: %w", err))
@@ -713,7 +713,7 @@ func (a *API) batchResult(w http.ResponseWriter, r *http.Request, id string) err
 		return err
 	}
 	if b.Dropped != nil {
-		return fault.NotFound.Errorf("the results of batch %s were dropped %s, to make room for others: collect results soon, or allow the queue to keep more", id, b.Dropped.Format(time.RFC3339))
+		return fault.Gone.Errorf("the results of batch %s were dropped %s, to make room for others: collect results soon, or allow the queue to keep more (queue_keep_bytes)", id, b.Dropped.Format(time.RFC3339))
 	}
 	places, err := a.q.places(r.Context(), b, from)
 	if err != nil {

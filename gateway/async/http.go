@@ -289,11 +289,9 @@ func (a *API) result(w http.ResponseWriter, r *http.Request, id string) error {
 		web.WriteJSON(w, http.StatusAccepted, c)
 		return nil
 	case c.State == Cancelled:
-		http.Error(w, "call "+id+" was cancelled", http.StatusGone)
-		return nil
-	}
-	if c.Dropped != "" {
-		return fault.NotFound.Errorf("the result of call %s is not kept: %s", id, c.Dropped)
+		return fault.Gone.Errorf("call %s was cancelled", id)
+	case c.Dropped != "":
+		return fault.Gone.Errorf("the result of call %s is not kept: %s", id, c.Dropped)
 	}
 	c, body, err := a.q.Result(r.Context(), c.ID)
 	if err != nil {

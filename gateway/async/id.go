@@ -64,6 +64,12 @@ func sequence(id string) (uint64, bool) {
 	return uint64(u[11])<<32 | uint64(binary.BigEndian.Uint32(u[12:])), true
 }
 
+// moment returns the time in id, which was made by seed.id, in milliseconds.
+func moment(id string) time.Time {
+	u := uuid.MustParse(id)
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(u[:]) >> 16)).UTC()
+}
+
 // named returns the id that parts always have: a UUID of version 8.
 func named(parts ...string) string {
 	h := sha256.New()

@@ -395,12 +395,17 @@ func readDead(_ context.Context, m *message) ([]*Call, error) {
 	if err != nil {
 		return nil, nil //nolint:nilerr // no call of ours
 	}
+	return []*Call{j.failed(m.time)}, nil
+}
+
+// failed returns what the dead letter j, stored at a time, says of its call.
+func (j *job) failed(at time.Time) *Call {
 	c := j.call(Failed)
-	c.Ended = new(m.time.UTC())
+	c.Ended = new(at.UTC())
 	if n := len(j.Tries); n > 0 {
 		c.Started, c.Status = &j.Tries[n-1].Started, j.Tries[n-1].Status
 	}
-	return []*Call{c}, nil
+	return c
 }
 
 // readDeadLetter reads the call that a message of the dead stream holds.

@@ -25,12 +25,13 @@ const askForAll = "*"
 const askTime = 25 * time.Millisecond
 
 // Lookup returns what is known of a call, by its id or by the id that its
-// caller gave it. Errors are fault.NotFound and fault.Unavailable.
+// caller gave it. Errors are fault.NotFound, fault.Unavailable, and fault.Gone
+// for a call that is known to have been accepted, and of which nothing is kept.
 func (q *Queue) Lookup(ctx context.Context, id string) (*Call, error) {
 	c, _, err := q.lookup(ctx, id)
 	if err == nil && c.Object != "" {
 		if _, err := q.responses.GetInfo(ctx, c.Object); errors.Is(err, jetstream.ErrObjectNotFound) {
-			c.Dropped = "newer answers needed the room, or its time was up"
+			c.Dropped = q.evicted(c.Submitted)
 		}
 	}
 	return c, err
@@ -49,11 +50,40 @@ func (q *Queue) lookup(ctx context.Context, id string) (*Call, []byte, error) {
 	m, err := q.records.GetLastMsgForSubject(ctx, recordsSubject+named("alias", id))
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
-		return nil, nil, fault.NotFound.Errorf("call %s is not known, or not any more", id)
+		return nil, nil, q.missing(ctx, id)
 	case err != nil:
 		return nil, nil, unavailable(fmt.Errorf("find call %s: %w", id, err))
 	}
-	return q.find(ctx, m.Header.Get(headerAlias))
+	target := m.Header.Get(headerAlias)
+	c, body, err := q.find(ctx, target)
+	if isNotFound(err) {
+		err = q.missing(ctx, target)
+	}
+	return c, body, err
+}
+
+// missing returns the error for a call of which nothing is known: fault.Gone if
+// its id says that it was accepted, else fault.NotFound.
+func (q *Queue) missing(ctx context.Context, id string) error {
+	if place, ok := sequence(id); ok && place > 0 {
+		info, err := q.calls.Info(ctx)
+		if err != nil {
+			return unavailable(fmt.Errorf("find call %s: %w", id, err))
+		}
+		if at := moment(id); place <= info.State.LastSeq && !at.After(time.Now()) {
+			return fault.Gone.Errorf("call %s, accepted %s, is not known any more: %s", id, at.Format(time.RFC3339), q.evicted(at))
+		}
+	}
+	return fault.NotFound.Errorf("call %s is not known, or not any more", id)
+}
+
+// evicted says why nothing is kept any more of what a call came to that was
+// submitted at a time, and which settings bound that.
+func (q *Queue) evicted(submitted time.Time) string {
+	if time.Since(submitted) > q.o.ResultAge {
+		return fmt.Sprintf("results are kept for %s (queue_result_age)", q.o.ResultAge)
+	}
+	return "newer results needed the room (queue_keep_bytes, queue_max_results)"
 }
 
 // find returns the call with this id, and the body of its answer if that is
@@ -80,7 +110,11 @@ func (q *Queue) find(ctx context.Context, id string) (*Call, []byte, error) {
 		if c, body, err := q.record(ctx, id); !isNotFound(err) {
 			return c, body, err
 		}
-		return q.bundled(ctx, id)
+		if c, body, err := q.bundled(ctx, id); !isNotFound(err) {
+			return c, body, err
+		}
+		c, err := q.buried(ctx, id)
+		return c, nil, err
 	}
 	if err != nil {
 		return nil, nil, err
@@ -90,6 +124,24 @@ func (q *Queue) find(ctx context.Context, id string) (*Call, []byte, error) {
 		c.State = Running
 	}
 	return c, nil, nil
+}
+
+// buried returns a call whose dead letter is all that is kept of it.
+func (q *Queue) buried(ctx context.Context, id string) (*Call, error) {
+	m, err := q.dead.GetLastMsgForSubject(ctx, deadSubject+"*.*."+id)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, fault.NotFound.Errorf("call %s is not known, or not any more", id)
+	}
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("find call %s: %w", id, err))
+	}
+	j, err := readDeadLetter(m.Subject, m.Header, m.Data)
+	if err != nil {
+		return nil, err
+	}
+	c := j.failed(m.Time)
+	c.Dropped = q.evicted(c.Submitted)
+	return c, nil
 }
 
 // waiting returns a call without a record from the calls stream.
@@ -162,7 +214,7 @@ func (q *Queue) Await(ctx context.Context, id string) (*Call, error) {
 }
 
 // Result returns the body of a call's answer; the caller closes it. The call
-// must have ended.
+// must have ended. Errors are those of [Queue.Lookup].
 func (q *Queue) Result(ctx context.Context, id string) (*Call, io.ReadCloser, error) {
 	c, body, err := q.lookup(ctx, id)
 	if err != nil {
@@ -173,7 +225,7 @@ func (q *Queue) Result(ctx context.Context, id string) (*Call, io.ReadCloser, er
 	}
 	object, err := q.responses.Get(ctx, c.Object)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
-		return nil, nil, fault.NotFound.Errorf("the result of call %s is not kept any more: newer ones needed the room, or its time was up", id)
+		return nil, nil, fault.Gone.Errorf("the result of call %s is not kept any more: %s", id, q.evicted(c.Submitted))
 	}
 	if err != nil {
 		return nil, nil, unavailable(fmt.Errorf("read the result of call %s: %w", id, err))
@@ -182,7 +234,7 @@ func (q *Queue) Result(ctx context.Context, id string) (*Call, io.ReadCloser, er
 }
 
 // Cancel stops a call, whether it waits or runs. Errors are fault.NotFound,
-// and fault.Exists if it has ended.
+// and fault.Exists or fault.Gone if it has ended.
 func (q *Queue) Cancel(ctx context.Context, id string) error {
 	c, err := q.Lookup(ctx, id)
 	if err != nil {
@@ -372,7 +424,7 @@ func (q *Queue) Retry(ctx context.Context, id string) error {
 // deadLetter returns the dead letter of a call.
 func (q *Queue) deadLetter(ctx context.Context, id string) (*jetstream.RawStreamMsg, error) {
 	c, err := q.Lookup(ctx, id)
-	if err != nil && !isNotFound(err) {
+	if err != nil && !isNotFound(err) && !errors.Is(err, fault.Gone) {
 		return nil, err
 	}
 	where := deadSubject + "*.*." + id

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/graphene-faas/graphene/internal/function"
 )
 
 // states counts the calls there are by state, those that are held apart.
@@ -112,7 +114,7 @@ func TestResultsOfTheOldestBatchMakeRoom(t *testing.T) {
 	if err != nil || b.Dropped == nil || b.Done != 40 || !b.Ended() {
 		t.Errorf("the first batch: %+v, %v", b, err)
 	}
-	if a := r.do("GET", BatchesPath+first+"/result", ""); a.status != 404 || !strings.Contains(a.body, "dropped") {
+	if a := r.do("GET", BatchesPath+first+"/result", ""); a.status != 410 || !strings.Contains(a.body, "queue_keep_bytes") {
 		t.Errorf("its result: %d %s", a.status, a.body)
 	}
 	if a := r.do("GET", BatchesPath+second+"/result", ""); strings.Count(a.body, "\n") != 40 {
@@ -156,8 +158,8 @@ func TestOldLargeAnswersMakeRoomForNewOnes(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.do("GET", CallsPath+ids[0], "").body), &c); err != nil || c.State != Done || c.Dropped == "" {
 		t.Errorf("the oldest call: %+v, %v", c, err)
 	}
-	if a := r.do("GET", CallsPath+ids[0]+"/result", ""); a.status != 404 {
-		t.Errorf("the oldest result: %d", a.status)
+	if a := r.do("GET", CallsPath+ids[0]+"/result", ""); a.status != 410 || !strings.Contains(a.body, "queue_keep_bytes") {
+		t.Errorf("the oldest result: %d %s", a.status, a.body)
 	}
 	if a := r.do("GET", CallsPath+ids[11]+"/result", ""); a.status != 200 || len(a.body) != 300<<10 {
 		t.Errorf("the newest result: %d, %d bytes", a.status, len(a.body))
@@ -177,5 +179,68 @@ func TestAnAnswerLargerThanItsRoomIsSaidNotToBeKept(t *testing.T) {
 	}
 	if n := runs.Load(); n != 1 {
 		t.Errorf("it ran %d times", n)
+	}
+}
+
+func TestACallWhoseResultMadeRoomIsGoneAndSaysWhy(t *testing.T) {
+	r := newRig(t, echo, func(o *Options) { o.MaxRecords = 3 })
+	r.work()
+	var ids []string
+	for range 8 {
+		id := r.submit("fn", "x", "X-Call-Id", fmt.Sprintf("mine-%d", len(ids)))
+		r.await(id)
+		ids = append(ids, id)
+	}
+	for _, path := range []string{ids[0], ids[0] + "/result", ids[0] + "/result?wait=1s"} {
+		if a := r.do("GET", CallsPath+path, ""); a.status != 410 || !strings.Contains(a.body, "queue_max_results") {
+			t.Errorf("GET %s = %d %s", path, a.status, a.body)
+		}
+	}
+	if a := r.do("DELETE", CallsPath+ids[0], ""); a.status != 410 {
+		t.Errorf("DELETE = %d %s", a.status, a.body)
+	}
+	if a := r.do("GET", CallsPath+ids[7]+"/result", ""); a.status != 200 {
+		t.Errorf("the newest: %d %s", a.status, a.body)
+	}
+	r.o.ResultAge = 1
+	if a := r.do("GET", CallsPath+ids[0], ""); a.status != 410 || !strings.Contains(a.body, "queue_result_age") {
+		t.Errorf("the oldest, later: %d %s", a.status, a.body)
+	}
+	never := newSeed(time.Now()).id(1 << 30)
+	future := newSeed(time.Now().Add(time.Hour)).id(1)
+	for _, id := range []string{never, future, keyedID(function.Ref{Name: "fn"}, "", "k"), "mine-9", itemID(named("batch"), 3)} {
+		if a := r.do("GET", CallsPath+id, ""); a.status != 404 {
+			t.Errorf("GET %s, which never was: %d %s", id, a.status, a.body)
+		}
+	}
+}
+
+func TestADeadLetterIsKnownWhenItsRecordIsNot(t *testing.T) {
+	fails := atomic.Bool{}
+	fails.Store(true)
+	r := newRig(t, func(w http.ResponseWriter, r *http.Request) {
+		if fails.Load() {
+			http.Error(w, "not now", 500)
+		}
+	})
+	r.work()
+	id := r.submit("fn", "")
+	r.await(id)
+	if err := r.records.Purge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c, err := r.Lookup(t.Context(), id)
+	if err != nil || c.State != Failed || len(c.Tries) != 3 || c.Status != 500 || c.Dropped == "" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	if a := r.do("GET", CallsPath+id+"/result", ""); a.status != 410 {
+		t.Errorf("its result: %d %s", a.status, a.body)
+	}
+	fails.Store(false)
+	if a := r.do("POST", "/system/calls/"+id+"/retry", ""); a.status != 202 {
+		t.Fatalf("retry: %d %s", a.status, a.body)
+	}
+	if c := r.await(id); c.State != Done {
+		t.Errorf("retried: %+v", c)
 	}
 }

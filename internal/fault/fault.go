@@ -18,6 +18,7 @@ type Kind string
 const (
 	Internal        Kind = "internal error"       // nothing; an operator must look
 	NotFound        Kind = "not found"            // name something that exists
+	Gone            Kind = "gone"                 // do without: it was here, and is not kept any more
 	Invalid         Kind = "invalid"              // correct the request
 	Exists          Kind = "already exists"       // choose another name, or update
 	Unauthenticated Kind = "unauthenticated"      // say who you are

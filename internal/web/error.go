@@ -34,6 +34,7 @@ var statuses = []struct {
 	{fault.Unauthenticated, http.StatusUnauthorized},
 	{fault.Denied, http.StatusForbidden},
 	{fault.NotFound, http.StatusNotFound},
+	{fault.Gone, http.StatusGone},
 	{fault.Exists, http.StatusConflict},
 	{fault.TooLarge, http.StatusRequestEntityTooLarge},
 	{fault.Unprocessable, http.StatusUnprocessableEntity},

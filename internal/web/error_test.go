@@ -20,6 +20,7 @@ func TestEveryKindSurvivesTheWire(t *testing.T) {
 	for _, kind := range []fault.Kind{
 		fault.Internal, fault.NotFound, fault.Invalid, fault.Exists, fault.Unauthenticated, fault.Denied, fault.Busy,
 		fault.Unavailable, fault.Timeout, fault.TooLarge, fault.Unprocessable, fault.Unsupported, fault.Storage,
+		fault.Gone,
 	} {
 		status := web.Status(fmt.Errorf("wrapped: %w", kind.Errorf("text")))
 		if got := web.Kind(status); got != kind {
