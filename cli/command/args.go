@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/graphene-faas/graphene/cli/term"
 	"github.com/graphene-faas/graphene/internal/fault"
 )
 
@@ -56,7 +57,8 @@ func NotFoundError(err error, remedy string) error {
 	return fault.NotFound.Errorf("%w; %s", err, remedy)
 }
 
-// CompleteOutput proposes the formats of results to a shell.
-func CompleteOutput(cmd *cobra.Command) {
+// OutputFlag adds the flag for the format of what a command prints.
+func OutputFlag(cmd *cobra.Command, format *term.Format) {
+	cmd.Flags().VarP(format, "output", "o", "format of the result")
 	CompleteFlag(cmd, "output", OneOf("table", "json", "yaml"))
 }

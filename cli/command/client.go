@@ -90,6 +90,18 @@ func (f *Factory) loginFor(url string) (logins.Login, error) {
 // to take long.
 const requestTimeout = time.Minute
 
+// Ask lets ask speak with the gateway, for as long as a command may take that
+// is not made to take long.
+func (f *Factory) Ask(ctx context.Context, ask func(context.Context, *client.Client) error) error {
+	c, err := f.Client(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := Timeout(ctx)
+	defer cancel()
+	return ask(ctx, c)
+}
+
 // Timeout bounds a command that asks the gateway for something.
 func Timeout(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, requestTimeout)
@@ -124,23 +136,32 @@ func (f *Factory) RegistryLogin(ctx context.Context, url string) (user, password
 }
 
 // CompleteFunctions proposes the names of deployed functions to a shell.
-func (f *Factory) CompleteFunctions(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
+func (f *Factory) CompleteFunctions(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+	return f.CompleteNames(func(ctx context.Context, c *client.Client) (names []string, err error) {
+		all, err := c.Functions(ctx, f.Flags.Namespace)
+		for _, status := range all {
+			names = append(names, status.Name)
+		}
+		return names, err
+	})(cmd, args, typed)
+}
+
+// CompleteNames proposes to a shell, as a command's one argument, the names
+// that list gets of the gateway.
+func (f *Factory) CompleteNames(list func(context.Context, *client.Client) ([]string, error)) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) (names []string, do cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		err := f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) (err error) {
+			names, err = list(ctx, c)
+			return err
+		})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
 	}
-	c, err := f.Client(cmd.Context())
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	all, err := c.Functions(cmd.Context(), f.Flags.Namespace)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var names []string
-	for _, status := range all {
-		names = append(names, status.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // Ref reads a function's name as it is given to a command: NAME or

@@ -74,8 +74,7 @@ The exit code is 0 for yes and 1 for no.`,
 	}
 	cmd.Flags().StringVar(&token, "as-token", "", "ask for the bearer of this token")
 	cmd.Flags().StringSliceVar(&rules, "rules", nil, "answer from this file of rules, or of resources; may be given several times")
-	cmd.Flags().VarP(&output, "output", "o", "format of the result")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &output)
 	return cmd
 }
 

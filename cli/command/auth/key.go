@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"context"
 	"strings"
 	"time"
 
@@ -61,19 +62,15 @@ NAMESPACE/ or "*".`,
 				return command.Usagef("--expires is %v, want a second or more", expires)
 			}
 			k.ExpiresIn = int64(expires / time.Second)
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			made, err := c.CreateAPIKey(ctx, k)
-			if err != nil {
-				return err
-			}
-			f.Streams.Printf("%s\n", made.Key)
-			f.Streams.Notef("API key %s was made; it is not shown again\n", made.ID)
-			return nil
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				made, err := c.CreateAPIKey(ctx, k)
+				if err != nil {
+					return err
+				}
+				f.Streams.Printf("%s\n", made.Key)
+				f.Streams.Notef("API key %s was made; it is not shown again\n", made.ID)
+				return nil
+			})
 		},
 	}
 	flags := cmd.Flags()
@@ -106,26 +103,21 @@ answers saw them last since it started.`,
   graphene auth key list --output json`,
 		Args: command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			all, err := c.APIKeys(ctx)
-			if err != nil {
-				return err
-			}
-			return output.Write(f.Streams.Out, all, func(t *term.Table) {
-				t.Header("ID", "NAME", "ACTIONS", "RESOURCES", "EXPIRES", "LAST USED", "MADE BY")
-				for _, k := range all {
-					t.Row(k.ID, k.Name, strings.Join(k.Action, ","), strings.Join(k.Resource, ","), when(k.Expires, "never"), when(k.LastUsed, "-"), k.CreatedBy)
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				all, err := c.APIKeys(ctx)
+				if err != nil {
+					return err
 				}
+				return output.Write(f.Streams.Out, all, func(t *term.Table) {
+					t.Header("ID", "NAME", "ACTIONS", "RESOURCES", "EXPIRES", "LAST USED", "MADE BY")
+					for _, k := range all {
+						t.Row(k.ID, k.Name, strings.Join(k.Action, ","), strings.Join(k.Resource, ","), when(k.Expires, "never"), when(k.LastUsed, "-"), k.CreatedBy)
+					}
+				})
 			})
 		},
 	}
-	cmd.Flags().VarP(&output, "output", "o", "format of the result")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &output)
 	return cmd
 }
 
@@ -148,17 +140,13 @@ func revokeKeyCommand(f *command.Factory) *cobra.Command {
 			if rest, ok := strings.CutPrefix(id, iam.APIKeyPrefix); ok {
 				id, _, _ = strings.Cut(rest, "_")
 			}
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			if err := c.RevokeAPIKey(ctx, id); err != nil {
-				return err
-			}
-			f.Streams.Printf("API key %s is revoked\n", id)
-			return nil
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				if err := c.RevokeAPIKey(ctx, id); err != nil {
+					return err
+				}
+				f.Streams.Printf("API key %s is revoked\n", id)
+				return nil
+			})
 		},
 	}
 }

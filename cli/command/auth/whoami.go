@@ -46,8 +46,7 @@ groups, the roles that follow from the rules, and until when the proof is good.`
 			return output.Write(f.Streams.Out, who, func(t *term.Table) { who.print(t) })
 		},
 	}
-	cmd.Flags().VarP(&output, "output", "o", "format of the result")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &output)
 	return cmd
 }
 

@@ -73,7 +73,6 @@ such as 90m, which is counted back from now.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.VarP(&o.output, "output", "o", "format of the result")
 	flags.BoolVarP(&o.quiet, "quiet", "q", false, "show ids only")
 	flags.StringVar(&o.function, "function", "", "only calls of this function")
 	flags.StringVar(&o.state, "state", "", "only calls in this state: "+strings.Join(client.CallStates(), ", "))
@@ -81,7 +80,7 @@ such as 90m, which is counted back from now.`,
 	flags.StringVar(&o.until, "until", "", "only calls submitted until then")
 	flags.IntVar(&o.limit, "limit", 50, "how many calls to list")
 	flags.BoolVar(&o.all, "all", false, "list every call, however many there are")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &o.output)
 	command.CompleteFlag(cmd, "state", command.OneOf(client.CallStates()...))
 	return cmd
 }
@@ -205,21 +204,16 @@ func getCommand(f *command.Factory) *cobra.Command {
 		Example: `  graphene calls get 0192b6a0-93c4-7a1e-8f30-5d0000000007`,
 		Args:    command.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			call, err := c.LaterCall(ctx, args[0], 0)
-			if err != nil {
-				return err
-			}
-			return show(f.Streams.Out, &output, call)
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				call, err := c.LaterCall(ctx, args[0], 0)
+				if err != nil {
+					return err
+				}
+				return show(f.Streams.Out, &output, call)
+			})
 		},
 	}
-	cmd.Flags().VarP(&output, "output", "o", "format of the result")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &output)
 	return cmd
 }
 
@@ -246,9 +240,8 @@ func waitCommand(f *command.Factory) *cobra.Command {
 			return command.JudgeCall(call)
 		},
 	}
-	cmd.Flags().VarP(&output, "output", "o", "format of the result")
 	cmd.Flags().DurationVar(&timeout, "timeout", 0, "longest time to wait (default: as long as it takes)")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &output)
 	return cmd
 }
 

@@ -44,10 +44,9 @@ it, and the last changes with their reasons.`,
 		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), args[0]) },
 		ValidArgsFunction: f.CompleteFunctions,
 	}
-	cmd.Flags().VarP(&o.output, "output", "o", "format of the result")
+	command.OutputFlag(cmd, &o.output)
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "show all settings")
 	cmd.Flags().BoolVar(&o.why, "why", false, "show how the number of replicas was decided")
-	command.CompleteOutput(cmd)
 	return cmd
 }
 

@@ -43,11 +43,10 @@ has 0/0 and how warm it is kept: frozen, zygote or asleep.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
 	}
 	flags := cmd.Flags()
-	flags.VarP(&o.output, "output", "o", "format of the result")
 	flags.BoolVarP(&o.verbose, "verbose", "v", false, "show images and times too")
 	flags.BoolVarP(&o.quiet, "quiet", "q", false, "show names only")
 	flags.StringVar(&o.sort, "sort", "name", "order: name, invocations or created")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &o.output)
 	command.CompleteFlag(cmd, "sort", command.OneOf("name", "invocations", "created"))
 	return cmd
 }

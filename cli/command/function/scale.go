@@ -1,9 +1,11 @@
 package function
 
 import (
+	"context"
 	"github.com/spf13/cobra"
 
 	"github.com/graphene-faas/graphene/cli/command"
+	"github.com/graphene-faas/graphene/gateway/client"
 )
 
 func scaleCommand(f *command.Factory) *cobra.Command {
@@ -32,17 +34,13 @@ needs go after a while, and calls bring more.`,
 			if err != nil {
 				return err
 			}
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			if err := c.Scale(ctx, ref, replicas); err != nil {
-				return err
-			}
-			f.Streams.Printf("%s is scaled to %s\n", args[0], count(replicas, "replica"))
-			return nil
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				if err := c.Scale(ctx, ref, replicas); err != nil {
+					return err
+				}
+				f.Streams.Printf("%s is scaled to %s\n", args[0], count(replicas, "replica"))
+				return nil
+			})
 		},
 	}
 	cmd.Flags().IntVar(&replicas, "replicas", 0, "number of replicas")

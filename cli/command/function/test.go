@@ -68,8 +68,7 @@ The exit code is 0 if all is well, 1 if a test failed or something leaks.`,
 	flags.StringVar(&o.build.python, "python", "", "Python interpreter to test with (default python3)")
 	flags.StringArrayVar(&o.build.pipArgs, "pip-arg", nil, "argument for pip install, such as --pip-arg=--no-index; may be repeated")
 	flags.BoolVar(&o.build.noCache, "no-cache", false, "install packages and run build.py again")
-	flags.VarP(&o.output, "output", "o", "format of the result")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &o.output)
 	return cmd
 }
 

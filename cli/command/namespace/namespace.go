@@ -3,6 +3,7 @@
 package namespace
 
 import (
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/graphene-faas/graphene/cli/command"
 	"github.com/graphene-faas/graphene/cli/term"
+	"github.com/graphene-faas/graphene/gateway/client"
 	"github.com/graphene-faas/graphene/internal/function"
 )
 
@@ -84,17 +86,13 @@ func createCommand(f *command.Factory) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			if err := c.CreateNamespace(ctx, n); err != nil {
-				return err
-			}
-			f.Streams.Printf("namespace %s is created\n", n.Name)
-			return nil
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				if err := c.CreateNamespace(ctx, n); err != nil {
+					return err
+				}
+				f.Streams.Printf("namespace %s is created\n", n.Name)
+				return nil
+			})
 		},
 	}
 	m.addFlags(cmd)
@@ -114,17 +112,13 @@ func updateCommand(f *command.Factory) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			if err := c.UpdateNamespace(ctx, n); err != nil {
-				return err
-			}
-			f.Streams.Printf("namespace %s is updated\n", n.Name)
-			return nil
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				if err := c.UpdateNamespace(ctx, n); err != nil {
+					return err
+				}
+				f.Streams.Printf("namespace %s is updated\n", n.Name)
+				return nil
+			})
 		},
 	}
 	m.addFlags(cmd)
@@ -140,27 +134,22 @@ func listCommand(f *command.Factory) *cobra.Command {
 		Example: `  graphene namespace list`,
 		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			all, err := c.Namespaces(ctx)
-			if err != nil {
-				return err
-			}
-			slices.Sort(all)
-			return output.Write(f.Streams.Out, all, func(t *term.Table) {
-				t.Header("NAME")
-				for _, name := range all {
-					t.Row(name)
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				all, err := c.Namespaces(ctx)
+				if err != nil {
+					return err
 				}
+				slices.Sort(all)
+				return output.Write(f.Streams.Out, all, func(t *term.Table) {
+					t.Header("NAME")
+					for _, name := range all {
+						t.Row(name)
+					}
+				})
 			})
 		},
 	}
-	cmd.Flags().VarP(&output, "output", "o", "format of the result")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &output)
 	return cmd
 }
 
@@ -174,25 +163,20 @@ func getCommand(f *command.Factory) *cobra.Command {
 		Args:              command.ExactArgs(1),
 		ValidArgsFunction: complete(f),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			n, err := c.Namespace(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			return output.Write(f.Streams.Out, n, func(t *term.Table) {
-				t.Row("Name:", n.Name)
-				pairs(t, "Labels:", n.Labels)
-				pairs(t, "Annotations:", n.Annotations)
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				n, err := c.Namespace(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				return output.Write(f.Streams.Out, n, func(t *term.Table) {
+					t.Row("Name:", n.Name)
+					pairs(t, "Labels:", n.Labels)
+					pairs(t, "Annotations:", n.Annotations)
+				})
 			})
 		},
 	}
-	cmd.Flags().VarP(&output, "output", "o", "format of the result")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &output)
 	return cmd
 }
 
@@ -212,32 +196,20 @@ func removeCommand(f *command.Factory) *cobra.Command {
 		Args:              command.ExactArgs(1),
 		ValidArgsFunction: complete(f),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			if err := c.RemoveNamespace(ctx, args[0]); err != nil {
-				return err
-			}
-			f.Streams.Printf("namespace %s is removed\n", args[0])
-			return nil
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				if err := c.RemoveNamespace(ctx, args[0]); err != nil {
+					return err
+				}
+				f.Streams.Printf("namespace %s is removed\n", args[0])
+				return nil
+			})
 		},
 	}
 }
 
 // complete proposes the names of namespaces to a shell.
 func complete(f *command.Factory) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		c, err := f.Client(cmd.Context())
-		if err != nil || len(args) > 0 {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		all, err := c.Namespaces(cmd.Context())
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		return all, cobra.ShellCompDirectiveNoFileComp
-	}
+	return f.CompleteNames(func(ctx context.Context, c *client.Client) ([]string, error) {
+		return c.Namespaces(ctx)
+	})
 }

@@ -4,6 +4,7 @@ package queue
 
 import (
 	"cmp"
+	"context"
 	"maps"
 	"slices"
 	"strconv"
@@ -41,26 +42,21 @@ func listCommand(f *command.Factory) *cobra.Command {
 		Example: `  graphene queue list`,
 		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			all, err := c.Queues(ctx)
-			if err != nil {
-				return err
-			}
-			return output.Write(f.Streams.Out, all, func(t *term.Table) {
-				t.Header("NAME", "BACKLOG", "RETRIES", "FUNCTIONS", "AGE")
-				for _, q := range all {
-					t.Row(q.Name, strconv.Itoa(q.Backlog), strconv.Itoa(q.Waiting), strconv.Itoa(len(q.Functions)), age(q))
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				all, err := c.Queues(ctx)
+				if err != nil {
+					return err
 				}
+				return output.Write(f.Streams.Out, all, func(t *term.Table) {
+					t.Header("NAME", "BACKLOG", "RETRIES", "FUNCTIONS", "AGE")
+					for _, q := range all {
+						t.Row(q.Name, strconv.Itoa(q.Backlog), strconv.Itoa(q.Waiting), strconv.Itoa(len(q.Functions)), age(q))
+					}
+				})
 			})
 		},
 	}
-	cmd.Flags().VarP(&output, "output", "o", "format of the result")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &output)
 	return cmd
 }
 
@@ -81,33 +77,28 @@ func describeCommand(f *command.Factory) *cobra.Command {
 		Example: `  graphene queue describe faas-request`,
 		Args:    command.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			q, err := c.Queue(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			return output.Write(f.Streams.Out, q, func(t *term.Table) {
-				t.Row("Name:", q.Name)
-				t.Row("Backlog:", strconv.Itoa(q.Backlog))
-				t.Row("Waiting for a retry:", strconv.Itoa(q.Waiting))
-				t.Row("Age of the oldest:", age(q))
-				title := "Functions:"
-				names := slices.SortedFunc(maps.Keys(q.Functions), func(a, b string) int {
-					return cmp.Or(cmp.Compare(q.Functions[b], q.Functions[a]), strings.Compare(a, b))
-				})
-				for _, name := range names {
-					t.Row(title, name+": "+strconv.Itoa(q.Functions[name]))
-					title = ""
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				q, err := c.Queue(ctx, args[0])
+				if err != nil {
+					return err
 				}
+				return output.Write(f.Streams.Out, q, func(t *term.Table) {
+					t.Row("Name:", q.Name)
+					t.Row("Backlog:", strconv.Itoa(q.Backlog))
+					t.Row("Waiting for a retry:", strconv.Itoa(q.Waiting))
+					t.Row("Age of the oldest:", age(q))
+					title := "Functions:"
+					names := slices.SortedFunc(maps.Keys(q.Functions), func(a, b string) int {
+						return cmp.Or(cmp.Compare(q.Functions[b], q.Functions[a]), strings.Compare(a, b))
+					})
+					for _, name := range names {
+						t.Row(title, name+": "+strconv.Itoa(q.Functions[name]))
+						title = ""
+					}
+				})
 			})
 		},
 	}
-	cmd.Flags().VarP(&output, "output", "o", "format of the result")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &output)
 	return cmd
 }

@@ -134,29 +134,25 @@ input.`,
 			if err != nil {
 				return err
 			}
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			s := secret(args[0], f.Flags.Namespace, text)
-			err = c.CreateSecret(ctx, s)
-			if errors.Is(err, fault.Exists) && replace {
-				if err := c.UpdateSecret(ctx, s); err != nil {
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				s := secret(args[0], f.Flags.Namespace, text)
+				err = c.CreateSecret(ctx, s)
+				if errors.Is(err, fault.Exists) && replace {
+					if err := c.UpdateSecret(ctx, s); err != nil {
+						return err
+					}
+					f.Streams.Printf("secret %s is replaced\n", s.Name)
+					return nil
+				}
+				if errors.Is(err, fault.Exists) {
+					return command.ExistsError(err, "--replace gives it the new value")
+				}
+				if err != nil {
 					return err
 				}
-				f.Streams.Printf("secret %s is replaced\n", s.Name)
+				f.Streams.Printf("secret %s is created\n", s.Name)
 				return nil
-			}
-			if errors.Is(err, fault.Exists) {
-				return command.ExistsError(err, "--replace gives it the new value")
-			}
-			if err != nil {
-				return err
-			}
-			f.Streams.Printf("secret %s is created\n", s.Name)
-			return nil
+			})
 		},
 	}
 	v.addFlags(cmd)
@@ -179,17 +175,13 @@ value in the file, without being deployed again.`,
 			if err != nil {
 				return err
 			}
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			if err := c.UpdateSecret(ctx, secret(args[0], f.Flags.Namespace, text)); err != nil {
-				return err
-			}
-			f.Streams.Printf("secret %s is updated\n", args[0])
-			return nil
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				if err := c.UpdateSecret(ctx, secret(args[0], f.Flags.Namespace, text)); err != nil {
+					return err
+				}
+				f.Streams.Printf("secret %s is updated\n", args[0])
+				return nil
+			})
 		},
 	}
 	v.addFlags(cmd)
@@ -205,26 +197,21 @@ func listCommand(f *command.Factory) *cobra.Command {
 		Example: `  graphene secret list -o json`,
 		Args:    command.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			all, err := c.Secrets(ctx, f.Flags.Namespace)
-			if err != nil {
-				return err
-			}
-			return output.Write(f.Streams.Out, all, func(t *term.Table) {
-				t.Header("NAME", "NAMESPACE")
-				for _, s := range all {
-					t.Row(s.Name, s.Namespace)
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				all, err := c.Secrets(ctx, f.Flags.Namespace)
+				if err != nil {
+					return err
 				}
+				return output.Write(f.Streams.Out, all, func(t *term.Table) {
+					t.Header("NAME", "NAMESPACE")
+					for _, s := range all {
+						t.Row(s.Name, s.Namespace)
+					}
+				})
 			})
 		},
 	}
-	cmd.Flags().VarP(&output, "output", "o", "format of the result")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &output)
 	return cmd
 }
 
@@ -237,17 +224,13 @@ func removeCommand(f *command.Factory) *cobra.Command {
 		Args:              command.ExactArgs(1),
 		ValidArgsFunction: complete(f),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			if err := c.RemoveSecret(ctx, f.Flags.Namespace, args[0]); err != nil {
-				return err
-			}
-			f.Streams.Printf("secret %s is removed\n", args[0])
-			return nil
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				if err := c.RemoveSecret(ctx, f.Flags.Namespace, args[0]); err != nil {
+					return err
+				}
+				f.Streams.Printf("secret %s is removed\n", args[0])
+				return nil
+			})
 		},
 	}
 }
@@ -267,13 +250,9 @@ value if it exists. Without arguments it takes the files in the directory
 			if err != nil {
 				return err
 			}
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			return apply(ctx, f, c, files, trim)
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				return apply(ctx, f, c, files, trim)
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&trim, "trim", true, "remove white space around the values")
@@ -345,19 +324,11 @@ func apply(ctx context.Context, f *command.Factory, c *client.Client, files []st
 
 // complete proposes the names of secrets to a shell.
 func complete(f *command.Factory) cobra.CompletionFunc {
-	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		c, err := f.Client(cmd.Context())
-		if err != nil || len(args) > 0 {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		all, err := c.Secrets(cmd.Context(), f.Flags.Namespace)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveError
-		}
-		var names []string
+	return f.CompleteNames(func(ctx context.Context, c *client.Client) (names []string, err error) {
+		all, err := c.Secrets(ctx, f.Flags.Namespace)
 		for _, s := range all {
 			names = append(names, s.Name)
 		}
-		return names, cobra.ShellCompDirectiveNoFileComp
-	}
+		return names, err
+	})
 }

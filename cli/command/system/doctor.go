@@ -72,8 +72,7 @@ ends the command with exit code 1; warnings do not.`,
 			return runDoctor(cmd.Context(), f, output, more)
 		},
 	}
-	cmd.Flags().VarP(&output, "output", "o", "format of the result")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &output)
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package system
 
 import (
+	"context"
 	"encoding/csv"
 	"io"
 	"slices"
@@ -40,30 +41,26 @@ With --csv it is a table for a spreadsheet, or for bills.`,
 			if table && cmd.Flags().Changed("output") {
 				return fault.Invalid.Errorf("--csv and --output are two formats: choose one")
 			}
-			c, err := f.Client(cmd.Context())
-			if err != nil {
-				return err
-			}
-			ctx, cancel := command.Timeout(cmd.Context())
-			defer cancel()
-			lines, err := c.Usage(ctx, from, to, by)
-			if err != nil {
-				return err
-			}
-			if table {
-				return writeUsage(f.Streams.Out, lines, by)
-			}
-			return output.Write(f.Streams.Out, lines, func(t *term.Table) {
-				head := make([]string, 0, len(by)+7)
-				for _, column := range by {
-					head = append(head, strings.ToUpper(column))
+			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+				lines, err := c.Usage(ctx, from, to, by)
+				if err != nil {
+					return err
 				}
-				t.Header(append(head, "CALLS", "ERRORS", "REFUSED", "QUEUED", "IN", "OUT", "TIME")...)
-				for _, l := range lines {
-					t.Row(append(named(l, by), strconv.FormatInt(l.Calls, 10), strconv.FormatInt(l.Errors, 10), strconv.FormatInt(l.Refused, 10),
-						strconv.FormatInt(l.Queued, 10), term.Size(l.BytesIn+l.QueuedBytes), term.Size(l.BytesOut),
-						(time.Duration(l.BusyMillis) * time.Millisecond).String())...)
+				if table {
+					return writeUsage(f.Streams.Out, lines, by)
 				}
+				return output.Write(f.Streams.Out, lines, func(t *term.Table) {
+					head := make([]string, 0, len(by)+7)
+					for _, column := range by {
+						head = append(head, strings.ToUpper(column))
+					}
+					t.Header(append(head, "CALLS", "ERRORS", "REFUSED", "QUEUED", "IN", "OUT", "TIME")...)
+					for _, l := range lines {
+						t.Row(append(named(l, by), strconv.FormatInt(l.Calls, 10), strconv.FormatInt(l.Errors, 10), strconv.FormatInt(l.Refused, 10),
+							strconv.FormatInt(l.Queued, 10), term.Size(l.BytesIn+l.QueuedBytes), term.Size(l.BytesOut),
+							(time.Duration(l.BusyMillis) * time.Millisecond).String())...)
+					}
+				})
 			})
 		},
 	}
@@ -71,8 +68,7 @@ With --csv it is a table for a spreadsheet, or for bills.`,
 	cmd.Flags().StringVar(&to, "to", "", "last day (default: today)")
 	cmd.Flags().StringSliceVar(&by, "by", []string{"caller", "function"}, "what is kept apart: day, caller, function")
 	cmd.Flags().BoolVar(&table, "csv", false, "write comma-separated values")
-	cmd.Flags().VarP(&output, "output", "o", "format of the result")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &output)
 	return cmd
 }
 

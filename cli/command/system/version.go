@@ -55,8 +55,7 @@ its functions. A gateway that does not answer is no error here.`,
 		},
 	}
 	cmd.Flags().BoolVar(&short, "short-version", false, "show this program's version only")
-	cmd.Flags().VarP(&output, "output", "o", "format of the result")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &output)
 	return cmd
 }
 

@@ -77,8 +77,7 @@ func listCommand(f *command.Factory) *cobra.Command {
 			return write(f, output, command.Templates(f.Dir))
 		},
 	}
-	cmd.Flags().VarP(&output, "output", "o", "format of the result")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &output)
 	return cmd
 }
 
@@ -126,8 +125,7 @@ func describeCommand(f *command.Factory) *cobra.Command {
 			return names, cobra.ShellCompDirectiveNoFileComp
 		},
 	}
-	cmd.Flags().VarP(&output, "output", "o", "format of the result")
-	command.CompleteOutput(cmd)
+	command.OutputFlag(cmd, &output)
 	return cmd
 }
 
@@ -175,8 +173,7 @@ is nothing to download.`,
 		Args:    command.NoArgs,
 		RunE:    func(*cobra.Command, []string) error { return write(f, output, templates.List()) },
 	}
-	list.Flags().VarP(&output, "output", "o", "format of the result")
-	command.CompleteOutput(list)
+	command.OutputFlag(list, &output)
 	cmd.AddCommand(list)
 	return cmd
 }
