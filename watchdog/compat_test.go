@@ -56,7 +56,7 @@ var promises = []promise{
 	{about: "log_callid", check: checkCallID},
 	{about: "ready_path", check: checkReadyPath},
 	{about: "suppress_lock", check: checkLock},
-	{about: "jwt_auth", differs: "`jwt_auth` is refused"},
+	{about: "jwt_auth and where tokens come from", check: checkFunctionTokens},
 	{about: "--version and --run-healthcheck", check: checkFlags},
 	{about: "switches are true or 1", check: checkSwitches},
 
@@ -500,6 +500,20 @@ func checkReadyPath(t *testing.T, in *images) {
 		time.Sleep(time.Millisecond)
 	}
 	c.expect(c.mustCall("GET", "/_/health", ""), http.StatusOK, "OK")
+}
+
+func checkFunctionTokens(t *testing.T, _ *images) {
+	for more, want := range map[string]*watchdog.FunctionTokens{
+		"jwt_auth=false":                    nil,
+		"jwt_auth=true":                     {Gateway: "http://gateway.openfaas:8080", Name: "echo", Namespace: "acme"},
+		"jwt_auth=true jwt_auth_local=true": {Gateway: "http://127.0.0.1:8000", Name: "echo", Namespace: "acme"},
+		"jwt_auth=1 jwt_auth_gateway=https://g.example jwt_auth_local=true": {Gateway: "https://g.example", Name: "echo", Namespace: "acme"},
+	} {
+		o, err := watchdog.FromEnviron(append(strings.Fields(more), "OPENFAAS_NAME=echo", "OPENFAAS_NAMESPACE=acme"))
+		if diff := cmp.Diff(want, o.FunctionTokens); err != nil || diff != "" {
+			t.Errorf("with %q: %v\n%s", more, err, diff)
+		}
+	}
 }
 
 func checkLock(t *testing.T, _ *images) {

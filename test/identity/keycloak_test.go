@@ -297,19 +297,7 @@ func (k *keycloak) token(t *testing.T, client, secret string) string {
 
 func postToken(t *testing.T, realm string, form url.Values) string {
 	t.Helper()
-	resp, err := http.PostForm(realm+"/protocol/openid-connect/token", form)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	var answer struct {
-		Token string `json:"access_token"`
-	}
-	text, err := io.ReadAll(resp.Body)
-	if err != nil || json.Unmarshal(text, &answer) != nil || answer.Token == "" {
-		t.Fatalf("no token: %s %s, %v", resp.Status, text, err)
-	}
-	return answer.Token
+	return formToken(t, realm+"/protocol/openid-connect/token", form)
 }
 
 // admin sends a request to Keycloak's own management, and reads the answer into

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -142,10 +144,24 @@ func (p *platform) password() string {
 	return strings.TrimSpace(string(text))
 }
 
-// get asks for a path with a token, and returns what is answered.
-func (p *platform) get(path, token string) (status int, body string) {
+// in returns the platform for use by a subtest, whose failures are then its own.
+func (p *platform) in(t *testing.T) *platform {
+	q := *p
+	q.t = t
+	return &q
+}
+
+// An answer is a whole HTTP response.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// ask sends a request with a token, if there is one.
+func (p *platform) ask(method, path, body, token string) answer {
 	p.t.Helper()
-	r, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, p.url+path, nil)
+	r, err := http.NewRequestWithContext(p.t.Context(), method, p.url+path, strings.NewReader(body))
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -161,7 +177,33 @@ func (p *platform) get(path, token string) (status int, body string) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return resp.StatusCode, string(text)
+	return answer{resp.StatusCode, resp.Header, string(text)}
+}
+
+// get asks for a path with a token, and returns what is answered.
+func (p *platform) get(path, token string) (status int, body string) {
+	p.t.Helper()
+	a := p.ask(http.MethodGet, path, "", token)
+	return a.status, a.body
+}
+
+// formToken posts a form to where tokens are given out, and returns the one
+// that it gets.
+func formToken(t *testing.T, address string, form url.Values) string {
+	t.Helper()
+	resp, err := http.PostForm(address, form)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var answer struct {
+		Token string `json:"access_token"`
+	}
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || json.Unmarshal(text, &answer) != nil || answer.Token == "" {
+		t.Fatalf("no token: %s %s, %v", resp.Status, text, err)
+	}
+	return answer.Token
 }
 
 // A terminal is where somebody uses the command line, with a home of their own.
