@@ -2,7 +2,9 @@ package e2e
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -216,15 +218,14 @@ func TestAReplicaThatIsStoppedLosesNoCall(t *testing.T) {
 	stop() // none was lost: those that it had got were answered when it went on
 }
 
-func TestStreamsEndWhenTheirReplicaIsReplaced(t *testing.T) {
-	p := start(t)
-	p.tellerFunction("stream", "one")
-	const events = 80
-	resp := p.open("GET", fmt.Sprint("/function/stream?events=", events), nil, "Accept", "text/event-stream")
+// events reads a teller's stream to its end, and returns how long after they
+// were written its events came. It calls begun after the first. The error says
+// that the stream broke off.
+func (p *platform) events(n int, begun func()) (late []time.Duration, err error) {
+	p.t.Helper()
+	resp := p.open("GET", fmt.Sprint("/function/stream?events=", n), nil, "Accept", "text/event-stream")
 	defer resp.Body.Close()
 	lines := bufio.NewScanner(resp.Body)
-	var late []time.Duration
-	replaced := make(chan struct{})
 	for lines.Scan() {
 		text, ok := strings.CutPrefix(lines.Text(), "data: ")
 		if !ok {
@@ -232,63 +233,123 @@ func TestStreamsEndWhenTheirReplicaIsReplaced(t *testing.T) {
 		}
 		at, err := strconv.ParseInt(text, 10, 64)
 		if err != nil {
-			t.Fatal(err)
+			p.t.Fatal(err)
 		}
 		late = append(late, time.Since(time.Unix(0, at)))
 		if len(late) == 1 {
-			go func() {
-				defer close(replaced)
-				p.tellerFunction("stream", "two")
-			}()
+			begun()
 		}
 	}
-	if err := lines.Err(); err != nil || len(late) != events {
-		t.Errorf("%d events of %d came, %v", len(late), events, err)
+	return late, lines.Err()
+}
+
+func TestStreamsEndWhenTheirReplicaIsReplaced(t *testing.T) {
+	p := start(t)
+	p.tellerFunction("stream", "one")
+	const events = 80
+	var replaced sync.WaitGroup
+	late, err := p.events(events, func() {
+		replaced.Go(func() { p.tellerFunction("stream", "two") })
+	})
+	if err != nil || len(late) != events {
+		t.Fatalf("%d events of %d came, %v", len(late), events, err)
 	}
-	<-replaced
+	replaced.Wait()
 	t.Logf("events came %v after they were written, at most %v", median(late), slices.Max(late))
 	if onCluster() {
 		record("Events of a stream", fmt.Sprintf("%d server-sent events, one each 100 ms, through a gateway, while the function's version was replaced; none was lost.\n\n| from being written to being read | |\n|---|---|\n| median | %.1f ms |\n| worst | %.1f ms |\n", events, ms(median(late)), ms(slices.Max(late))))
 	}
 }
 
+// webSocket connects to a function that sends back what it gets. What ended the
+// connection comes from ended.
+func (p *platform) webSocket() (ended <-chan error) {
+	p.t.Helper()
+	conn, _, err := websocket.Dial(p.t.Context(), strings.Replace(p.url, "http", "ws", 1)+"/function/wire/websocket", nil)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.t.Cleanup(func() { _ = conn.CloseNow() })
+	if err := conn.Write(p.t.Context(), websocket.MessageText, []byte("hello")); err != nil {
+		p.t.Fatal(err)
+	}
+	if _, got, err := conn.Read(p.t.Context()); err != nil || string(got) != "hello" {
+		p.t.Fatalf("%q, %v", got, err)
+	}
+	end := make(chan error, 1)
+	go func() {
+		_, _, err := conn.Read(p.t.Context())
+		end <- err
+	}()
+	return end
+}
+
 func TestAWebSocketIsToldThatItsReplicaGoes(t *testing.T) {
 	p := start(t)
 	p.deployWire()
-	conn, _, err := websocket.Dial(t.Context(), strings.Replace(p.url, "http", "ws", 1)+"/function/wire/websocket", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.CloseNow() }()
-	if err := conn.Write(t.Context(), websocket.MessageText, []byte("hello")); err != nil {
-		t.Fatal(err)
-	}
-	if _, got, err := conn.Read(t.Context()); err != nil || string(got) != "hello" {
-		t.Fatalf("%q, %v", got, err)
-	}
+	ended := p.webSocket()
 	p.cli("scale", "wire", "--replicas", "0")
-	if _, _, err = conn.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusGoingAway {
-		t.Errorf("the WebSocket ended with %v, want the status 1001", err)
-	}
-	// And that its gateway does.
-	conn, _, err = websocket.Dial(t.Context(), strings.Replace(p.url, "http", "ws", 1)+"/function/wire/websocket", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.CloseNow() }()
-	ended := make(chan error, 1)
-	go func() {
-		_, _, err := conn.Read(t.Context())
-		ended <- err
-	}()
-	if onCluster() {
-		p.k("rollout", "restart", "deploy/gateway", "-n", systemNamespace)
-		defer p.settle()
-	} else if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
 	if err := <-ended; websocket.CloseStatus(err) != websocket.StatusGoingAway {
 		t.Errorf("the WebSocket ended with %v, want the status 1001", err)
+	}
+}
+
+func TestStreamsEndWholeAndWebSocketsAreToldWhenTheirGatewayStops(t *testing.T) {
+	p := start(t)
+	p.deployWire()
+	p.tellerFunction("stream", "one")
+	events := 30
+	if onCluster() {
+		events = 200 // for it to outlast the start of the gateways that come instead
+	}
+	socket := p.webSocket()
+	late, err := p.events(events, func() {
+		if onCluster() {
+			p.k("rollout", "restart", "deploy/gateway", "-n", systemNamespace)
+		} else if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-socket; websocket.CloseStatus(err) != websocket.StatusGoingAway {
+			t.Errorf("the WebSocket ended with %v, want the status 1001", err)
+		}
+		if onCluster() {
+			p.call(200, "GET", "/function/stream", "") // another gateway answers
+			return
+		}
+		eventually(t, "new calls are refused", func() bool {
+			a, err := p.do("GET", "/function/stream", "")
+			if err == nil && a.status != 200 || err != nil && !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("a call to a gateway that is about to stop ended with %d %q, %v; want the answer, or a connection that is refused", a.status, a.body, err)
+			}
+			return errors.Is(err, syscall.ECONNREFUSED)
+		})
+	})
+	if err != nil || len(late) != events {
+		t.Errorf("%d events of %d came, %v", len(late), events, err)
+	}
+	if onCluster() {
+		p.settle()
+		return
+	}
+	if <-p.done; p.cmd.ProcessState.ExitCode() != 0 {
+		t.Errorf("the platform ended with %v", p.cmd.ProcessState)
+	}
+}
+
+func TestAStreamThatOutlastsTheGraceOfAStopBreaksOff(t *testing.T) {
+	p := serve(t, "it sets the grace by a flag", "--drain", "500ms")
+	p.tellerFunction("stream", "one")
+	const events = 40
+	late, err := p.events(events, func() {
+		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if len(late) == events || !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("%d events of %d came, and then the end: %v; want fewer, and to be told so", len(late), events, err)
+	}
+	if <-p.done; p.cmd.ProcessState.ExitCode() != 0 {
+		t.Errorf("the platform ended with %v", p.cmd.ProcessState)
 	}
 }
 
