@@ -36,7 +36,7 @@ func startFleet(t *testing.T, gateways int, adjust ...func(*gateway.Options)) *f
 		fmt.Fprint(w, "called with ", r.Header.Get("Authorization"), r.Header.Get("X-API-Key"))
 	}))
 	t.Cleanup(replica.Close)
-	runtime := newFakeRuntime("tcp:" + strings.TrimPrefix(replica.URL, "http://"))
+	runtime := newRuntime("tcp:" + strings.TrimPrefix(replica.URL, "http://"))
 	for _, name := range []string{"echo", "other"} {
 		if err := runtime.Deploy(t.Context(), types.FunctionDeployment{Service: name, Namespace: "openfaas-fn", Image: "i"}); err != nil {
 			t.Fatal(err)

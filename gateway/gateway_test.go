@@ -34,6 +34,7 @@ import (
 	"github.com/graphene-faas/graphene/internal/testkit/natstest"
 	"github.com/graphene-faas/graphene/internal/web"
 	"github.com/graphene-faas/graphene/provider"
+	"github.com/graphene-faas/graphene/provider/runtimetest"
 )
 
 func TestMain(m *testing.M) { testkit.Main(m) }
@@ -43,9 +44,18 @@ func TestMain(m *testing.M) { testkit.Main(m) }
 type platform struct {
 	*gateway.Gateway
 	url, metricsURL string
-	runtime         *fakeRuntime
+	runtime         *runtimetest.Fake
 	client          *client.Client // of the administrator
 	stop            func() error   // ends it and returns what Run returned
+}
+
+// newRuntime returns a runtime whose functions are ready at address as soon as
+// they are deployed.
+func newRuntime(address string) *runtimetest.Fake {
+	f := runtimetest.NewFake(address)
+	f.Now = func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
+	f.Says = func(types.FunctionDeployment) []string { return []string{"Forking fprocess", "Wrote 5 Bytes"} }
+	return f
 }
 
 // start runs a platform whose functions are all handler.
@@ -58,7 +68,7 @@ func start(t *testing.T, handler http.HandlerFunc, adjust ...func(*gateway.Optio
 		handler(w, r)
 	}))
 	t.Cleanup(replica.Close)
-	runtime := newFakeRuntime("tcp:" + strings.TrimPrefix(replica.URL, "http://"))
+	runtime := newRuntime("tcp:" + strings.TrimPrefix(replica.URL, "http://"))
 	server := provider.New(provider.Options{
 		Runtime: runtime, Secrets: runtime, Logs: runtime, Namespaces: runtime,
 		Info: types.ProviderInfo{Name: "fake", Orchestration: "none", Version: &types.VersionInfo{Release: "1", SHA: "2"}},

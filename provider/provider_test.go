@@ -5,10 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"maps"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,223 +16,43 @@ import (
 	"github.com/openfaas/faas-provider/logs"
 	"github.com/openfaas/faas-provider/types"
 
-	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/testkit"
 	"github.com/graphene-faas/graphene/provider"
+	"github.com/graphene-faas/graphene/provider/runtimetest"
 )
 
 func TestMain(m *testing.M) { testkit.Main(m) }
 
-// fake is every interface of the provider over maps. It starts nothing: a
-// function is what was deployed.
-type fake struct {
-	mu         sync.Mutex
-	functions  map[function.Ref]types.FunctionStatus
-	secrets    map[string]types.Secret
-	namespaces map[string]types.FunctionNamespace
-	lines      []logs.Message
-	report     func(function.Event)
-}
+// leaky is a fake that lists secrets with their values, which the provider must
+// not pass on.
+type leaky struct{ *runtimetest.Fake }
 
-func newFake() *fake {
-	return &fake{
-		functions:  map[function.Ref]types.FunctionStatus{},
-		secrets:    map[string]types.Secret{},
-		namespaces: map[string]types.FunctionNamespace{function.DefaultNamespace: {Name: function.DefaultNamespace}},
-		report:     func(function.Event) {},
+func (l leaky) ListSecrets(ctx context.Context, namespace string) ([]types.Secret, error) {
+	all, err := l.Fake.ListSecrets(ctx, namespace)
+	for i := range all {
+		all[i].Value, all[i].RawValue = "hush", []byte("hush")
 	}
+	return all, err
 }
 
+// created is when everything was.
 var created = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
-func (f *fake) Deploy(_ context.Context, d types.FunctionDeployment) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	ref := function.Ref{Name: d.Service, Namespace: d.Namespace}
-	f.functions[ref] = types.FunctionStatus{
-		Name: d.Service, Namespace: d.Namespace, Image: d.Image, EnvVars: d.EnvVars, EnvProcess: d.EnvProcess, Labels: d.Labels,
-		Annotations: d.Annotations, Limits: d.Limits, Requests: d.Requests, Secrets: d.Secrets, Replicas: 1, CreatedAt: created,
-	}
-	f.report(function.Event{Endpoints: &function.Endpoints{Ref: ref, Revision: 1, Desired: 1, Min: 1, Failure: "not started",
-		Replicas: []function.Replica{{ID: "r1", Address: "unix:/s", Revision: 1}}}})
-	return nil
-}
-
-func (f *fake) Remove(_ context.Context, ref function.Ref) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if _, known := f.functions[ref]; !known {
-		return fault.NotFound.Errorf("function %s is not deployed", ref)
-	}
-	delete(f.functions, ref)
-	f.report(function.Event{Removed: &ref})
-	return nil
-}
-
-func (f *fake) Scale(_ context.Context, ref function.Ref, n int) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s, known := f.functions[ref]
-	if !known {
-		return fault.NotFound.Errorf("function %s is not deployed", ref)
-	}
-	s.Replicas = uint64(n)
-	f.functions[ref] = s
-	return nil
-}
-
-func (f *fake) List(_ context.Context, namespace string) ([]types.FunctionStatus, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var list []types.FunctionStatus
-	for ref, s := range f.functions {
-		if ref.Namespace == namespace {
-			list = append(list, s)
-		}
-	}
-	slices.SortFunc(list, func(a, b types.FunctionStatus) int { return strings.Compare(a.Name, b.Name) })
-	return list, nil
-}
-
-func (f *fake) Status(_ context.Context, ref function.Ref) (types.FunctionStatus, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	s, known := f.functions[ref]
-	if !known {
-		return s, fault.NotFound.Errorf("function %s is not deployed", ref)
-	}
-	return s, nil
-}
-
-func (f *fake) Usage(context.Context, function.Ref) (types.FunctionUsage, error) {
-	return types.FunctionUsage{CPU: 12.5, TotalMemoryBytes: 1 << 20}, nil
-}
-
-func (f *fake) Watch(ctx context.Context, report func(function.Event)) error {
-	f.mu.Lock()
-	f.report = report
-	report(function.Event{Synced: true})
-	f.mu.Unlock()
-	<-ctx.Done()
-	return nil
-}
-
-func (f *fake) ListSecrets(_ context.Context, namespace string) ([]types.Secret, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var list []types.Secret
-	for _, name := range slices.Sorted(maps.Keys(f.secrets)) {
-		if s := f.secrets[name]; s.Namespace == namespace {
-			list = append(list, s) // with its value: the provider must not pass it on
-		}
-	}
-	return list, nil
-}
-
-func (f *fake) CreateSecret(_ context.Context, s types.Secret) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if _, known := f.secrets[s.Name]; known {
-		return fault.Exists.Errorf("secret %q exists already", s.Name)
-	}
-	f.secrets[s.Name] = s
-	return nil
-}
-
-func (f *fake) UpdateSecret(_ context.Context, s types.Secret) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if _, known := f.secrets[s.Name]; !known {
-		return fault.NotFound.Errorf("secret %q does not exist", s.Name)
-	}
-	f.secrets[s.Name] = s
-	return nil
-}
-
-func (f *fake) DeleteSecret(_ context.Context, _, name string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if _, known := f.secrets[name]; !known {
-		return fault.NotFound.Errorf("secret %q does not exist", name)
-	}
-	delete(f.secrets, name)
-	return nil
-}
-
-func (f *fake) ListNamespaces(context.Context) ([]string, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Sorted(maps.Keys(f.namespaces)), nil
-}
-
-func (f *fake) Namespace(_ context.Context, name string) (types.FunctionNamespace, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	n, known := f.namespaces[name]
-	if !known {
-		return n, fault.NotFound.Errorf("namespace %q does not exist", name)
-	}
-	return n, nil
-}
-
-func (f *fake) CreateNamespace(_ context.Context, n types.FunctionNamespace) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if _, known := f.namespaces[n.Name]; known {
-		return fault.Exists.Errorf("namespace %q exists already", n.Name)
-	}
-	f.namespaces[n.Name] = n
-	return nil
-}
-
-func (f *fake) UpdateNamespace(_ context.Context, n types.FunctionNamespace) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if _, known := f.namespaces[n.Name]; !known {
-		return fault.NotFound.Errorf("namespace %q does not exist", n.Name)
-	}
-	f.namespaces[n.Name] = n
-	return nil
-}
-
-func (f *fake) DeleteNamespace(_ context.Context, name string) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if _, known := f.namespaces[name]; !known {
-		return fault.NotFound.Errorf("namespace %q does not exist", name)
-	}
-	delete(f.namespaces, name)
-	return nil
-}
-
-func (f *fake) Query(ctx context.Context, r logs.Request) (<-chan logs.Message, error) {
-	if _, err := f.Status(ctx, function.Ref{Name: r.Name, Namespace: r.Namespace}); err != nil {
-		return nil, err
-	}
-	out := make(chan logs.Message)
-	go func() {
-		defer close(out)
-		for _, m := range f.lines {
-			select {
-			case out <- m:
-			case <-ctx.Done():
-				return
-			}
-		}
-		if r.Follow {
-			<-ctx.Done()
-		}
-	}()
-	return out, nil
-}
-
 // server serves a provider over a fake, on a real socket.
-func server(t *testing.T, edit ...func(*provider.Options)) (*fake, *httptest.Server) {
+func server(t *testing.T, edit ...func(*provider.Options)) *httptest.Server {
 	t.Helper()
-	f := newFake()
+	f := runtimetest.NewFake("unix:/s")
+	f.Now = func() time.Time { return created }
+	f.Says = func(types.FunctionDeployment) []string { return []string{"one", "two"} }
+	f.Fails = func(d types.FunctionDeployment) string {
+		if d.Image == "echo:broken" {
+			return "not started"
+		}
+		return ""
+	}
 	o := provider.Options{
-		Runtime: f, Secrets: f, Logs: f, Namespaces: f,
+		Runtime: f, Secrets: leaky{f}, Logs: f, Namespaces: f,
 		Info: types.ProviderInfo{Name: "test", Orchestration: "none", Version: &types.VersionInfo{SHA: "abc", Release: "1.0"}},
 		Log:  testkit.Log(t),
 	}
@@ -256,7 +74,7 @@ func server(t *testing.T, edit ...func(*provider.Options)) (*fake, *httptest.Ser
 		cancel()
 		running.Wait()
 	})
-	return f, s
+	return s
 }
 
 func ask(t *testing.T, s *httptest.Server, method, path, body string) (int, string) {
@@ -279,7 +97,7 @@ func ask(t *testing.T, s *httptest.Server, method, path, body string) (int, stri
 
 // TestTheWire is a conversation: later lines see what earlier ones did.
 func TestTheWire(t *testing.T) {
-	_, s := server(t)
+	s := server(t)
 	for _, line := range []struct {
 		method, path, body string
 		status             int
@@ -296,7 +114,7 @@ func TestTheWire(t *testing.T) {
 		{"PUT", "/system/functions", `{"service":"echo","image":"echo"}`, 404, "not deployed"},
 		{"POST", "/system/functions", `{"service":"echo","image":"echo","network":"legacy"}`, 202, ""},
 		{"POST", "/system/functions", `{"service":"echo","image":"echo"}`, 409, "PUT"},
-		{"PUT", "/system/functions", `{"service":"echo","image":"echo:2"}`, 202, ""},
+		{"PUT", "/system/functions", `{"service":"echo","image":"echo:broken"}`, 202, ""},
 		{"POST", "/system/functions", `{"service":"echo",`, 400, "line 1"},
 		{"POST", "/system/functions", ``, 400, "empty"},
 		{"POST", "/system/functions", `{"service":"Echo"}`, 400, "image is missing"},
@@ -304,7 +122,7 @@ func TestTheWire(t *testing.T) {
 		{"POST", "/system/functions", `{"service":"a","image":"a","secrets":["x","y"]}`, 400, `"x", "y" not found`},
 		{"POST", "/system/functions", `{"service":"a","image":"` + strings.Repeat("a", 1<<20) + `"}`, 413, "exceeds"},
 
-		{"GET", "/system/function/echo", "", 200, `"image":"echo:2"`},
+		{"GET", "/system/function/echo", "", 200, `"image":"echo:broken"`},
 		{"GET", "/system/function/echo.openfaas-fn", "", 200, `"faas_function":"echo"`},
 		{"GET", "/system/function/echo?namespace=openfaas-fn", "", 200, `"annotations":{}`},
 		{"GET", "/system/function/echo?usage=1", "", 200, `"totalMemoryBytes":1048576`},
@@ -369,7 +187,7 @@ func TestTheWire(t *testing.T) {
 }
 
 func TestAStatusHasTheFormClientsRelyOn(t *testing.T) {
-	_, s := server(t)
+	s := server(t)
 	for _, body := range []string{
 		`{"service":"plain","image":"img"}`,
 		`{"service":"full","image":"img","envProcess":"cat","envVars":{"a":"b"},"labels":{"l":"1"},"annotations":{"n":"{\n}"},
@@ -389,7 +207,7 @@ func TestAStatusHasTheFormClientsRelyOn(t *testing.T) {
 }
 
 func TestWhatAnInstallationDoesNotHaveIsSaid(t *testing.T) {
-	_, s := server(t, func(o *provider.Options) { o.Secrets, o.Logs, o.Namespaces = nil, nil, nil })
+	s := server(t, func(o *provider.Options) { o.Secrets, o.Logs, o.Namespaces = nil, nil, nil })
 	for _, path := range []string{"/system/secrets", "/system/logs?name=a", "/system/namespace/a"} {
 		if status, text := ask(t, s, "GET", path, ""); status != 501 || text != "Feature not implemented in this version of OpenFaaS" {
 			t.Errorf("%s: %d %s", path, status, text)
@@ -404,15 +222,14 @@ func TestWhatAnInstallationDoesNotHaveIsSaid(t *testing.T) {
 }
 
 func TestLogsAreLinesOfJSONThatEnd(t *testing.T) {
-	f, s := server(t)
+	s := server(t)
 	if status, text := ask(t, s, "POST", "/system/functions", `{"service":"echo","image":"a"}`); status != 202 {
 		t.Fatal(text)
 	}
 	want := []logs.Message{
-		{Name: "echo", Namespace: "openfaas-fn", Instance: "r1", Timestamp: created, Text: "one\n"},
-		{Name: "echo", Namespace: "openfaas-fn", Instance: "r1", Timestamp: created, Text: "two\n"},
+		{Name: "echo", Namespace: "openfaas-fn", Instance: "echo-0", Timestamp: created, Text: "one\n"},
+		{Name: "echo", Namespace: "openfaas-fn", Instance: "echo-0", Timestamp: created.Add(time.Second), Text: "two\n"},
 	}
-	f.lines = want
 	_, text := ask(t, s, "GET", "/system/logs?name=echo.openfaas-fn&follow=no&tail=5", "")
 	var got []logs.Message
 	for line := range strings.Lines(text) {
@@ -428,11 +245,10 @@ func TestLogsAreLinesOfJSONThatEnd(t *testing.T) {
 }
 
 func TestFollowedLogsArriveAtOnce(t *testing.T) {
-	f, s := server(t)
+	s := server(t)
 	if status, text := ask(t, s, "POST", "/system/functions", `{"service":"echo","image":"a"}`); status != 202 {
 		t.Fatal(text)
 	}
-	f.lines = []logs.Message{{Text: "one\n"}}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, "GET", s.URL+"/system/logs?name=echo&follow=1", nil)
@@ -453,7 +269,7 @@ func TestFollowedLogsArriveAtOnce(t *testing.T) {
 }
 
 func TestTheEndpointsStreamCanBeResumed(t *testing.T) {
-	_, s := server(t)
+	s := server(t)
 	open := func(query string) (next func() function.Event, end func()) {
 		t.Helper()
 		ctx, cancel := context.WithCancel(t.Context())

@@ -1,6 +1,7 @@
 // Package runtimetest is the contract of package provider's interfaces as
 // tests. Every runtime runs it, so that functions behave the same wherever they
-// run: start with [Run].
+// run: start with [Run]. [Fake] is the smallest runtime that passes it, for the
+// tests of what stands above runtimes.
 package runtimetest
 
 import (
@@ -88,6 +89,12 @@ type signal struct{ ch chan struct{} }
 
 func newSignal() *signal { return &signal{make(chan struct{})} }
 
+// wake wakes them. Calls of it and reads of ch exclude each other.
+func (s *signal) wake() {
+	close(s.ch)
+	s.ch = make(chan struct{})
+}
+
 func (s *suite) watch() {
 	s.t.Helper()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
@@ -112,8 +119,7 @@ func (s *suite) record(e function.Event) {
 	case e.Removed != nil:
 		delete(s.seen, *e.Removed)
 	}
-	close(s.changed.ch)
-	s.changed.ch = make(chan struct{})
+	s.changed.wake()
 }
 
 // until waits for the endpoints of ref to be as they should.
