@@ -38,8 +38,9 @@ const (
 	recycleMemory   = "memory"
 	recycleRequests = "requests"
 
-	pipelined     = time.Millisecond // service times below which a worker is sent a second call behind its first
-	serviceMemory = 8                // calls that the recent service time is roughly the mean of
+	pipelined     = time.Millisecond      // service times below which a worker is sent a second call behind its first
+	serviceMemory = 8                     // calls that the recent service time is roughly the mean of
+	recallTime    = 10 * time.Millisecond // after which a worker does not begin a call that has been recalled; twice what the protocol says
 )
 
 var (
@@ -369,7 +370,7 @@ func (p *pool) read(w *worker) {
 func (p *pool) onReady(w *worker, r ready) {
 	p.mu.Lock()
 	defer p.unlock()
-	w.greeted, w.async, w.many = true, r.Async, max(1, r.Many)
+	w.greeted, w.async, w.many, w.recalls = true, r.Async, max(1, r.Many), r.Recall
 	if w.pid == 0 {
 		w.pid = r.PID // or its parent says so in a moment
 	}
@@ -607,16 +608,25 @@ func (p *pool) mayFollow(w *worker, c *call, now time.Time) bool {
 		0 < p.service && p.service < pipelined && now.Sub(w.front.began) < pipelined
 }
 
-// recall asks a worker for the call that is behind one which has turned out to
-// be long, and reports whether it did. A signal is to make it look for that in
-// the middle of its call.
+// recall tells a worker not to begin the call that is behind one which has
+// turned out to be long, and reports whether it did. The worker may be in the
+// middle of anything and need not answer: at the next look, which is no sooner
+// than [recallTime] after this has been written, its reader takes the call back.
 func (p *pool) recall(w *worker, now time.Time) bool {
-	if w.behind == nil || !w.behind.handed || w.dead || now.Sub(w.front.began) < pipelined {
+	c := w.behind
+	switch {
+	case c == nil || !w.recalls || !c.handed || w.dead || now.Sub(w.front.began) < pipelined:
+		return false
+	case c.recall == recallNone:
+		c.recall = recallSent
+		w.pending = appendFrame(w.pending, frameRecall, c.id, nil)
+		p.soil(w)
+		return true
+	default:
+		c.recall = recallDue
+		_ = w.conn.SetReadDeadline(time.Unix(1, 0)) // wakes the reader; if it has ended, so has all this
 		return false
 	}
-	w.pending = appendFrame(w.pending, frameRecall, w.behind.id, nil)
-	p.soil(w)
-	return true
 }
 
 // observeService notes how long a call took.

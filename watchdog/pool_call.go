@@ -46,6 +46,7 @@ type call struct {
 	handed  bool          // the request has been written, or is being
 	left    bool          // nobody waits for the answer
 	doubted bool          // see doubt
+	recall  recallState   // of a call behind another
 	batch   *batch        // that it is part of; nil if the function does not answer batches
 	arrived time.Time     // at the pool
 	waited  bool          // it was not given to an idle worker at once
@@ -63,6 +64,15 @@ type call struct {
 	credit     int        // bytes of the body that may be sent
 	creditNews chan struct{}
 }
+
+// recallState is how far the recall of a call has come.
+type recallState uint8
+
+const (
+	recallNone recallState = iota
+	recallSent             // or pending
+	recallDue              // the worker does not begin the call if it has not yet
+)
 
 // newCall reads as much of a request as must be there before it takes up a
 // worker. A batch's calls have to be whole.

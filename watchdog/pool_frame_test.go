@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"log/slog"
-	"net"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -83,7 +82,10 @@ func FuzzWhatAPoolsProcessesSay(f *testing.F) {
 		o := Options{Log: slog.New(slog.DiscardHandler)}
 		o.Workers = o.Workers.withDefaults(1)
 		p := newPool(&o)
-		ours, theirs := net.Pipe()
+		ours, theirs, err := socketPair()
+		if err != nil {
+			t.Fatal(err)
+		}
 		w := &worker{id: 7, conn: ours, calls: map[uint32]*call{}, exited: make(chan struct{}), many: 1}
 		c := &call{whole: true, wake: make(chan struct{}, 1), handed: true, frame: appendRequest(nil, httptest.NewRequest("GET", "/", nil))}
 		p.workers = append(p.workers, w)

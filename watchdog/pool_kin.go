@@ -172,9 +172,6 @@ func (p *pool) watchWorkers() {
 			<-timer.C
 			begun := time.Now()
 			seen := p.look()
-			for _, pid := range seen.late {
-				_ = syscall.Kill(pid, syscall.SIGURG) // it may have ended; by default the signal means nothing
-			}
 			if len(seen.doomed) > 0 {
 				killTrees(seen.doomed...)
 			}
@@ -182,7 +179,10 @@ func (p *pool) watchWorkers() {
 				return
 			}
 			interval := watchEvery
-			if !seen.grown {
+			switch {
+			case seen.recalled:
+				interval = recallTime
+			case !seen.grown:
 				interval = max(interval, min(watchShare*time.Since(begun), watchSeldom))
 			}
 			timer.Reset(interval)
@@ -192,10 +192,10 @@ func (p *pool) watchWorkers() {
 
 // A sight is what came of a look at the workers.
 type sight struct {
-	again  bool      // they have to be looked at again
-	grown  bool      // there are more processes than before
-	doomed []process // to be killed
-	late   []int     // process ids of workers that are to look for a recall
+	again    bool      // they have to be looked at again
+	grown    bool      // there are more processes than before
+	recalled bool      // calls have been recalled, and are to be taken back soon
+	doomed   []process // to be killed
 }
 
 func (p *pool) look() (seen sight) {
@@ -232,9 +232,7 @@ func (p *pool) look() (seen sight) {
 	p.watching = busy || len(p.stray) > 0
 	now := time.Now()
 	for _, w := range workers {
-		if p.recall(w, now) && w.self.pid > 1 {
-			seen.late = append(seen.late, w.self.pid)
-		}
+		seen.recalled = p.recall(w, now) || seen.recalled
 		if table.has(w.self) {
 			before := len(w.kin)
 			w.kin = w.allKin(table)

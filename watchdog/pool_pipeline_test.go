@@ -20,6 +20,7 @@ def handle(event, context):
     if what == "exit": os._exit(3)
     if what == "hang":
         while True: pass
+    if what == "stuck": sum(iter(int, 1)) # does not return to the interpreter
     if what.startswith("wait"):
         while not os.path.exists(os.environ["GATE"] + what[4:]): time.sleep(0.001)
     return event.body
@@ -135,6 +136,27 @@ func TestACallBehindALongOneMayRunOutOfTimeAndHarmsNobody(t *testing.T) {
 	if strings.Contains(r.out.String(), "killing") {
 		t.Errorf("the worker was killed:\n%s", r.out)
 	}
+}
+
+func TestACallBehindOneThatNeverReturnsToTheInterpreterIsAnsweredBeforeThatIsKilled(t *testing.T) {
+	t.Parallel()
+	const taken, killed, died = "pool_redispatched_total", `pool_worker_kills_total{reason="time"}`, "pool_worker_deaths_total"
+	r := shortPool(t, "", 2)
+	done := make(chan struct{})
+	wait := r.hammer(6, done)
+	for r.counter(taken) == 0 && !t.Failed() { // for there may be no call behind it
+		kills, deaths := r.counter(killed), r.counter(died)
+		stuck := make(chan reply, 1)
+		go func() { got, _ := r.try("GET", "/stuck", "", "X-Timeout", "5s"); stuck <- got }()
+		for r.counter(taken) == 0 && r.counter(died) == deaths {
+			time.Sleep(time.Millisecond)
+		}
+		if r.counter(taken) > 0 && r.counter(killed) > kills {
+			t.Error("the worker was killed first")
+		}
+	}
+	close(done)
+	wait()
 }
 
 func TestACallBehindALongOneIsTakenBack(t *testing.T) {

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"maps"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -26,7 +28,7 @@ type worker struct {
 	started time.Time
 
 	writing sync.Mutex // held while something is written, and taken before the pool's lock
-	conn    net.Conn
+	conn    *net.UnixConn
 	out     []byte // reused for what is written
 
 	told   sync.Once
@@ -42,6 +44,7 @@ type worker struct {
 	async     bool // its handler can be interrupted
 	many      int  // calls, or batches, that it takes at a time
 	batches   bool // it answers batches
+	recalls   bool // it keeps to the rule about calls that are recalled
 	calls     map[uint32]*call
 	lastID    uint32
 	front     *call     // of one that takes one at a time: the call that it is at
@@ -99,10 +102,11 @@ func (w *worker) ending() string {
 
 // ready is what READY says.
 type ready struct {
-	Async bool `json:"async"`
-	Batch bool `json:"batch"`
-	Many  int  `json:"many"` // calls or batches at a time; zero is one
-	PID   int  `json:"pid"`
+	Async  bool `json:"async"`
+	Batch  bool `json:"batch"`
+	Many   int  `json:"many"` // calls or batches at a time; zero is one
+	PID    int  `json:"pid"`
+	Recall bool `json:"recall"`
 }
 
 // write sends what is in w.out. The caller holds w.writing.
@@ -227,7 +231,7 @@ func (p *pool) takeBack(c *call) {
 		p.batchOver(w, c.batch, time.Now())
 		c.batch = nil
 	}
-	c.own, c.handed = false, false
+	c.own, c.handed, c.recall = false, false, recallNone
 	switch {
 	case c.left:
 		c.lose("") // for the one who waits for its end
@@ -322,7 +326,7 @@ func (p *pool) killOver(c *call) {
 
 // follow delivers what a worker sends, until its socket ends.
 func (p *pool) follow(w *worker) error {
-	r := bufio.NewReaderSize(w.conn, dataPiece)
+	r := bufio.NewReaderSize(workerReader{p, w}, dataPiece)
 	var frames []frame
 	var calls []*call
 	for {
@@ -358,6 +362,54 @@ func (p *pool) follow(w *worker) error {
 			calls[i], frames[i] = nil, frame{}
 		}
 	}
+}
+
+// A workerReader reads from a worker's socket. A deadline there is no error: it
+// asks the reader, who alone knows what the worker has said, to take back a call.
+type workerReader struct {
+	p *pool
+	w *worker
+}
+
+func (r workerReader) Read(b []byte) (int, error) {
+	for {
+		n, err := r.w.conn.Read(b)
+		if n > 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return n, err
+		}
+		r.p.reclaim(r.w)
+	}
+}
+
+// reclaim takes back the call that a worker has been told not to begin, if that
+// was before the one in front of it was answered. All that the worker has said so
+// far has been dealt with, except for what is still in the socket: if nothing is
+// there, it has not answered yet.
+func (p *pool) reclaim(w *worker) {
+	_ = w.conn.SetReadDeadline(time.Time{}) // if it has ended, so has all this
+	if hasNews(w.conn) {
+		return
+	}
+	p.mu.Lock()
+	defer p.unlock()
+	if c := w.behind; c != nil && c.recall == recallDue {
+		p.takeBack(c)
+		p.dispatch(time.Now())
+	}
+}
+
+// hasNews reports whether there is something to be read, or no way to know.
+func hasNews(conn *net.UnixConn) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return true
+	}
+	var found error
+	err = raw.Control(func(fd uintptr) {
+		var b [1]byte
+		_, _, found = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	})
+	return err != nil || found != syscall.EAGAIN
 }
 
 // take notes which calls are over by a worker's frames, and appends the call

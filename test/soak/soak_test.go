@@ -41,7 +41,7 @@ var kinds = []struct {
 	often  int
 	status int
 }{
-	{"soak/ok", 350, 200},
+	{"soak/ok", 348, 200},
 	{"quiet/ok", 350, 200},
 	{"threads/ok", 138, 200},
 	{"soak/file", 60, 200},
@@ -53,6 +53,7 @@ var kinds = []struct {
 	{"soak/segfault", 4, 500},
 	{"soak/fork", 2, 500},
 	{"soak/hang", 2, 504},
+	{"soak/stuck", 2, 504},
 	{"threads/heed", 2, 504},
 }
 

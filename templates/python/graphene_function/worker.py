@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from .response import Response
 
 
-# Seconds that a call takes until it is worth to ask, before the one behind it,
-# whether somebody still waits for that.
-_LONG = 0.005
+# Seconds after which a look at what has come is too old to begin a call that has
+# come before: it may have been cancelled, or recalled, which the watchdog relies on.
+_STALE = 0.005
 
 
 class Cancelled(Exception):
@@ -47,42 +47,45 @@ class Worker:
         self._function = function
         self._channel = channel
         self._id = 0  # of the call being answered
+        self._begun = False  # the handler has been called with it, or is about to
         self._credit = 0  # bytes of the answer that may be sent
         self._arrived: list[bytes | None] = []  # pieces of the body not yet asked for; None is its end
         self._cut = False  # the end of the body is not its real end
         self._behind: collections.deque[tuple[int, bytes]] = collections.deque()  # calls that came meanwhile
-        self._gone: set[int] = set()  # calls that nobody waits for: this one, others of its batch, those behind
+        self._gone: set[int] = set()  # calls that nobody waits for here: this one, others of its batch, those behind
         self._held: list[bytes] | None = None  # answers of a batch that go out together
-        self._in_handler = False  # and not in what it calls here
 
     def run(self) -> None:
         """Say that calls may come, and answer them until the socket is closed."""
-        greet(self._channel, self._function)
+        greet(self._channel, self._function, recall=True)
         self.serve()
 
     def serve(self) -> None:
         """Answer calls until the socket is closed."""
         channel, behind, gone = self._channel, self._behind, self._gone
-        begun = 0.0
+        looked = 0.0  # at what has come
         try:
             while True:
                 if behind:
                     ident, payload = behind.popleft()
-                    if time.monotonic() - begun > _LONG:
-                        self._notice()
                 else:
                     gone.clear()
+                    if not channel.holds():
+                        looked = time.monotonic()
                     kind, ident, payload = channel.next_call()
                     if kind == ch.BATCH:
                         self._serve_batch(ch.parse_credit(payload))
                         continue
                     if kind != ch.REQUEST:
                         continue  # of a call that is over
-                self._id, self._arrived, self._cut = ident, [], False
+                self._id, self._begun, self._arrived, self._cut = ident, False, [], False
                 if channel.holds():
                     while channel.buffered():
                         self._take()
-                begun = time.monotonic() if behind else 0.0
+                now = time.monotonic()
+                if now - looked > _STALE:
+                    looked = now
+                    self._notice()
                 self._serve(ident, payload)
         except ch.Closed:
             return
@@ -91,6 +94,7 @@ class Worker:
         if ident in self._gone:
             self._channel.send(ch.DROPPED, ident)
             return
+        self._begun = True
         flags, milliseconds, head, first = ch.parse_request(payload)
         body = first if flags & ch.LAST else _ArrivingBody(first, self._next_piece)
         event = Event.arrived(head, body)
@@ -134,10 +138,7 @@ class Worker:
         try:
             if ident in self._gone:
                 raise Cancelled
-            self._in_handler = True
-            value = produce(*arguments)
-            self._in_handler = False
-            response = self._function.respond(value)
+            response = self._function.respond(produce(*arguments))
             content = response.body
             if not isinstance(content, bytes):
                 self._stream(response, content)
@@ -150,12 +151,10 @@ class Worker:
                 self._send_data(content)
                 self._channel.send(ch.END, ident)
         except Cancelled:
-            self._in_handler = False
             self._send(ch.frame(ch.ERROR, ident, ch.document({"message": "cancelled"})))
         except ch.Closed:
             raise
         except BaseException as err:  # SystemExit too: a handler does not end its worker
-            self._in_handler = False
             self._send(ch.frame(ch.ERROR, ident, ch.document({"message": report(err)})))
         finally:
             current_call.set(None)
@@ -211,25 +210,13 @@ class Worker:
 
     def _cancelled(self, ident: int = 0) -> bool:
         """Say whether nobody waits for a call, by default the one being answered."""
-        handler, self._in_handler = self._in_handler, False
         self._notice()
-        self._in_handler = handler
         return (ident or self._id) in self._gone
 
     def _notice(self) -> None:
         """Take what can be read without waiting for long."""
         while self._channel.incoming():
             self._take()
-
-    def interrupted(self, *_: object) -> None:
-        """Take what has come while the handler is at work, as a signal's handler: a call behind it may be recalled."""
-        if self._in_handler:
-            self._in_handler = False
-            try:
-                self._notice()
-            except ch.Closed:
-                pass  # which will be seen when the handler is done
-            self._in_handler = True
 
     def _take(self) -> None:
         """Wait for a frame about the call being answered or one behind it, and note what it says."""
@@ -239,9 +226,8 @@ class Worker:
         elif kind == ch.CANCEL:
             self._gone.add(ident)
         elif kind == ch.RECALL:
-            for call in [call for call in self._behind if call[0] == ident]:  # else it has been begun
-                self._behind.remove(call)
-                self._channel.send(ch.DROPPED, ident)
+            if ident != self._id or not self._begun:
+                self._gone.add(ident)
         elif ident != self._id:
             return
         elif kind == ch.DATA:
@@ -254,19 +240,15 @@ class Worker:
 
     def _next_piece(self) -> bytes | None:
         """Return the next piece of the request's body, None at its end."""
-        handler, self._in_handler = self._in_handler, False
-        try:
-            while not self._arrived:
-                self._take()
-                self._check()
-            piece = self._arrived.pop(0)
-            if piece is not None:
-                self._channel.send(ch.CREDIT, self._id, ch.credit(len(piece)))
-            elif self._cut:
-                raise BodyLost("the caller left before the request was whole")
-            return piece
-        finally:
-            self._in_handler = handler
+        while not self._arrived:
+            self._take()
+            self._check()
+        piece = self._arrived.pop(0)
+        if piece is not None:
+            self._channel.send(ch.CREDIT, self._id, ch.credit(len(piece)))
+        elif self._cut:
+            raise BodyLost("the caller left before the request was whole")
+        return piece
 
 
 class _ArrivingBody:
@@ -300,9 +282,11 @@ class _ArrivingBody:
             yield piece
 
 
-def greet(channel: ch.Channel, function: Function, many: int = 1) -> None:
-    """Say that calls may come, so many at a time."""
+def greet(channel: ch.Channel, function: Function, many: int = 1, recall: bool = False) -> None:
+    """Say that calls may come, so many at a time, and whether the worker keeps to the rule about RECALL."""
     said = {"async": function.is_async, "batch": function.has_batch, "many": many, "pid": os.getpid()}
+    if recall:
+        said["recall"] = True
     channel.send(ch.READY, 0, ch.document(said))
 
 

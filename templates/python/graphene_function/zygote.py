@@ -201,11 +201,7 @@ class _Zygote:
 
             ThreadedWorker(function, channel, many).run()
         else:
-            worker = Worker(function, channel)
-            # Nothing else uses this signal, and a process without a handler for it does not notice.
-            signal.signal(signal.SIGURG, worker.interrupted)
-            signal.siginterrupt(signal.SIGURG, False)
-            worker.run()
+            Worker(function, channel).run()
         return 0
 
     def _after_fork(self, channel: ch.Channel, function: Function) -> bool:

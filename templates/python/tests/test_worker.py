@@ -3,7 +3,7 @@ import io
 import os
 import socket
 import threading
-import time
+from unittest import mock
 
 from graphene_function import channel as ch
 from graphene_function import worker as sync_worker
@@ -33,6 +33,8 @@ class WorkerTestCase(HandlerTestCase):
         self.assertEqual(kind, ch.READY)
         ready = ch.parse_document(payload)
         want = {"async": worker is AsyncWorker, "batch": batch, "many": many, "pid": os.getpid()}
+        if worker is Worker:
+            want["recall"] = True
         self.assertEqual(ready, want)
 
     def request(self, ident, body=b"", flags=ch.LAST, **meta):
@@ -156,29 +158,41 @@ class SyncWorkerTest(WorkerTestCase):
         self.assertEqual(sorted(frames), [ch.DATA, ch.END, ch.CREDIT])
         self.assertEqual(self.answer(2), (200, b"/second", ch.RESPONSE))
 
-    def test_a_call_that_is_cancelled_before_it_begins_is_dropped(self):
-        read, write = os.pipe()
+    def start_waiting(self, then):
+        """Start a worker whose first call is in the handler; return what lets it go on."""
         begun, begin = os.pipe()
-        for end in (write, begun):
+        gate, opened = os.pipe()
+        for end in (begun, begin, gate, opened):
             self.addCleanup(os.close, end)
         self.start(
             "import os\n"
             "def handle(event, context):\n"
             "    if event.path == '/wait':\n"
             f"        os.write({begin}, b'.')\n"
-            f"        os.read({read}, 1)\n"
-            "    return event.path"
+            f"        os.read({gate}, 1)\n"
+            f"    {then}"
         )
         self.request(1, path="/wait")
-        self.request(2)
-        self.channel.send(ch.CANCEL, 2)
-        self.request(3, path="/3")
         os.read(begun, 1)
-        time.sleep(2 * sync_worker._LONG)  # behind a shorter call it would not be asked for
-        os.write(write, b".")
-        self.assertEqual(self.answer(1)[1], b"/wait")
-        self.assertEqual(self.channel.read(), (ch.DROPPED, 2, b""))
-        self.assertEqual(self.answer(3)[1], b"/3")
+        return lambda: os.write(opened, b".")
+
+    def test_a_call_that_is_cancelled_or_recalled_before_it_begins_is_dropped(self):
+        for kind in (ch.CANCEL, ch.RECALL):
+            with self.subTest(kind), mock.patch.object(sync_worker, "_STALE", -1):  # looks before each call
+                go_on = self.start_waiting("return event.path")
+                self.request(2)
+                self.channel.send(kind, 2)
+                self.request(3, path="/3")
+                go_on()
+                self.assertEqual(self.answer(1)[1], b"/wait")
+                self.assertEqual(self.channel.read(), (ch.DROPPED, 2, b""))
+                self.assertEqual(self.answer(3)[1], b"/3")
+
+    def test_a_call_that_is_recalled_when_it_has_begun_goes_on(self):
+        go_on = self.start_waiting("return str(context.cancelled)")
+        self.channel.send(ch.RECALL, 1)
+        go_on()
+        self.assertEqual(self.answer(1)[1], b"False")
 
     def test_a_call_knows_its_deadline_and_its_id(self):
         self.start("import time\ndef handle(event, context): return f'{context.call_id} {0 < context.remaining() < 9}'")

@@ -90,27 +90,6 @@ class ZygoteTest(HandlerTestCase):
                 self.assertIn(f"version {protocol} of the pool's protocol", error)
                 self.assertIn(f"speaks {ch.PROTOCOL}", error)
 
-    def test_a_call_that_has_not_begun_is_given_back_while_the_handler_is_at_work(self):
-        self.start(
-            "import time\ndef handle(event, context):\n"
-            "    print('at', event.path)\n"
-            "    while event.path == '/long': time.sleep(1000)\n"
-        )
-        self.news(ch.LOADED)
-        worker = self.fork(1)
-        pid = self.news(ch.FORKED)["pid"]
-        worker.read()
-        for ident, path in ((1, "/long"), (2, "/behind")):
-            request = {"method": "GET", "path": path, "query": "", "headers": [], "call_id": ""}
-            worker.send(ch.REQUEST, ident, ch.request(ch.LAST, 0, ch.document(request), b""))
-        self.assertEqual(self.process.stdout.readline(), "at /long\n")
-        worker.send(ch.RECALL, 1)  # it has begun
-        worker.send(ch.RECALL, 2)
-        os.kill(pid, signal.SIGURG)
-        self.assertEqual(worker.read(), (ch.DROPPED, 2, b""))
-        self.control.send(ch.KILL, 1)
-        self.news(ch.EXITED)
-
     def test_workers_leave_some_processes_to_the_rest(self):
         self.start(
             "import resource\nresource.setrlimit(resource.RLIMIT_NPROC, (4096, 4096))\n"

@@ -29,6 +29,8 @@ def handle(event, context):
     elif kind == "hang":
         while True:
             time.sleep(1)
+    elif kind == "stuck":
+        sum(iter(int, 1))  # without end, and without coming back to the interpreter
     elif kind == "heed":
         while not context.cancelled:
             time.sleep(0.01)
