@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/cookiejar"
@@ -35,7 +36,7 @@ func startIssuer(t *testing.T) *issuer {
 		t.Fatal(err)
 	}
 	i := &issuer{url: "http://" + ln.Addr().String() + "/"}
-	srv := httptest.NewUnstartedServer(exampleop.SetupServer(i.url, storage.NewStorage(storage.NewUserStore(i.url)), nil, false))
+	srv := httptest.NewUnstartedServer(exampleop.SetupServer(i.url, storage.NewStorage(storage.NewUserStore(i.url)), slog.New(slog.DiscardHandler), false))
 	srv.Listener.Close()
 	srv.Listener = ln
 	srv.Start()
