@@ -42,6 +42,10 @@ const (
 	// maxAPIKeys is how many fit, with room to spare, into a secret of 1 MiB.
 	maxAPIKeys = 1000
 
+	// ownIssuer is the name of the issuer that the cluster itself is, where the
+	// options have it believed and no resource does.
+	ownIssuer = "kubernetes"
+
 	// keySetPoll is how often the cluster is asked for the keys that sign the
 	// tokens of service accounts, keySetWait how long that may take.
 	keySetPoll = time.Minute
@@ -162,6 +166,7 @@ type identity struct {
 	contents  map[objectKey]json.RawMessage // that are in force
 	watchers  map[*watcher]struct{}
 	changed   chan struct{} // says that statuses may have
+	own       iam.Issuer    // who signs for service accounts, if they are believed
 
 	keysVersion string // of the secret of API keys; "" before the first
 }
@@ -193,6 +198,7 @@ func (i *identity) set(kind string, o *IAMResource) {
 	} else {
 		i.put(key, o.Spec)
 	}
+	i.putOwn()
 	i.poke()
 }
 
@@ -202,6 +208,7 @@ func (i *identity) drop(kind, name string) {
 	key := objectKey{kind, name}
 	delete(i.resources, key)
 	i.put(key, nil)
+	i.putOwn()
 	i.poke()
 }
 
@@ -254,16 +261,45 @@ func (i *identity) setAPIKeys(s *corev1.Secret) {
 	}
 }
 
-// setKeySet takes the keys of the issuer of service accounts' tokens.
-func (i *identity) setKeySet(issuer string, keySet json.RawMessage) {
+// putOwn has the cluster believed as an issuer, if that is wanted, unless a
+// resource is in its place: one of that name, or of that iss. mu is held.
+func (i *identity) putOwn() {
+	key := objectKey{iam.KindIssuer, ownIssuer}
+	if i.own.Iss == "" || i.resources[key] != nil {
+		return
+	}
+	for other, content := range i.contents {
+		if other.kind != iam.KindIssuer || other == key {
+			continue
+		}
+		if o, err := iam.ReadObject(other.kind, other.name, content); err == nil && o.(*iam.Issuer).Iss == i.own.Iss {
+			i.put(key, nil)
+			return
+		}
+	}
+	content, err := json.Marshal(i.own)
+	if err != nil {
+		i.log.Error("the issuer of service accounts' tokens cannot be told", "err", err)
+		return
+	}
+	i.put(key, content)
+}
+
+// setKeySet takes the keys of the issuer of service accounts' tokens, which are
+// believed if they are for one of these audiences.
+func (i *identity) setKeySet(issuer string, keySet json.RawMessage, audience []string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if len(audience) > 0 {
+		i.own = iam.Issuer{Iss: issuer, Aud: audience}
+	}
 	for key := range i.contents {
 		if key.kind == iam.KindKeySet && key.name != issuer {
 			i.put(key, nil)
 		}
 	}
 	i.put(objectKey{iam.KindKeySet, issuer}, keySet)
+	i.putOwn()
 }
 
 // WatchObjects implements package provider's Objects.
@@ -301,7 +337,7 @@ func (r *Runtime) followKeySet(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case err == nil:
-			r.identity.setKeySet(issuer, keySet)
+			r.identity.setKeySet(issuer, keySet, r.ServiceAccounts)
 			complained = false
 		case !complained:
 			r.Log.Warn("the keys of service accounts cannot be read; those that are known stay in force", "err", err)

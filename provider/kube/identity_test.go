@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -85,11 +86,18 @@ func TestIdentityOnAnAPIServer(t *testing.T) {
 	var providers []*kube.Runtime
 	for range 2 { // the second tells of what the first has written
 		providers = append(providers, running(t, kube.Options{
-			Client: config, DefaultNamespace: namespace, ProfilesNamespace: namespace, IAM: true, APIKeySecret: true,
+			Client: config, DefaultNamespace: namespace, ProfilesNamespace: namespace, IAM: true, ServiceAccounts: []string{"graphene"}, APIKeySecret: true,
 		}))
 	}
+	var mu sync.Mutex
+	issuers := map[string]bool{} // that are told
 	following.Go(func() {
 		_ = providers[1].WatchObjects(ctx, func(e function.Event) {
+			if e.Object != nil && e.Object.Kind == iam.KindIssuer {
+				mu.Lock()
+				issuers[e.Object.Name] = e.Object.Content != nil
+				mu.Unlock()
+			}
 			if e.Synced {
 				tokens.ObjectsSynced()
 				keys.ObjectsSynced()
@@ -101,7 +109,6 @@ func TestIdentityOnAnAPIServer(t *testing.T) {
 	})
 
 	for kind, spec := range map[string]string{
-		iam.KindIssuer: `{"iss":"https://kubernetes.default.svc.cluster.local","aud":["graphene"],"tokenExpiry":"2h"}`,
 		iam.KindPolicy: `{"statement":[{"sid":"s","effect":"Allow","action":["Function:Invoke"],"resource":["acme:*"],"condition":{"StringLike":{"jwt:sub":"system:*"}}}]}`,
 		iam.KindRole:   `{"policy":["it"],"principal":{"jwt:sub":["system:serviceaccount:iam-test:default"]}}`,
 	} {
@@ -128,7 +135,25 @@ func TestIdentityOnAnAPIServer(t *testing.T) {
 		}
 		return auth.May(caller, iam.FunctionInvoke, resource)
 	}
-	await(t, "a service account calls", may)
+	await(t, "a service account calls, without a JwtIssuer", may)
+	told := func(name, instead string) func() error {
+		return func() error {
+			mu.Lock()
+			defer mu.Unlock()
+			if !issuers[name] || issuers[instead] {
+				return fmt.Errorf("told are %v, want %s and not %s", issuers, name, instead)
+			}
+			return nil
+		}
+	}
+	if err := apply(iam.KindIssuer, "it", `{"iss":"https://kubernetes.default.svc.cluster.local","aud":["graphene"],"tokenExpiry":"2h"}`); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "a resource takes the cluster's own place", told("it", "kubernetes"))
+	await(t, "a service account calls, by the resource", may)
+	kube.DeleteIAMForTest(t, config, iam.KindIssuer, namespace)
+	await(t, "the cluster's own is back", told("kubernetes", "it"))
+	await(t, "a service account calls again", may)
 
 	// A resource that is wrong leaves in force what it said, and says so.
 	if err := apply(iam.KindRole, "it", `{"policy":["it"],"principal":{"sub":["x"]}}`); err != nil {

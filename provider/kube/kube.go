@@ -50,6 +50,10 @@ type Options struct {
 	// IAM follows the resources JwtIssuer, Policy and Role, which the cluster
 	// must know, and the keys that sign the tokens of service accounts.
 	IAM bool
+	// ServiceAccounts has the tokens of the cluster's service accounts believed
+	// that are for one of these audiences, as a JwtIssuer called kubernetes
+	// would. It needs IAM.
+	ServiceAccounts []string
 	// APIKeySecret keeps API keys, in a secret that there must be.
 	APIKeySecret bool
 	Pods         PodConfig

@@ -137,6 +137,19 @@ func TestPodsAreSetUpByWhatTheirProgramsRead(t *testing.T) {
 	}
 }
 
+func TestServiceAccountsNeedRulesAsResources(t *testing.T) {
+	c := load(t)
+	for values, ok := range map[string]bool{
+		"iam: {serviceAccounts: {enabled: true}}":                false,
+		"iam: {enabled: true, serviceAccounts: {enabled: true}}": true,
+		"iam: {serviceAccounts: {audience: other}}":              true,
+	} {
+		if _, err := render(c, parse(t, values)); (err == nil) != ok {
+			t.Errorf("%s: %v", values, err)
+		}
+	}
+}
+
 // TestEveryValueDoesSomething changes one value after the other and expects
 // that what is rendered changes too, with one of several sets of others.
 func TestEveryValueDoesSomething(t *testing.T) {
@@ -149,7 +162,7 @@ func TestEveryValueDoesSomething(t *testing.T) {
 		return manifests(rendered) + rendered["graphene/templates/crds.yaml"]
 	}
 	all := sets(t)
-	bases := []map[string]any{{}, all["ingress"], all["mesh"], all["external-nats"], all["cluster-wide"], parse(t, "{exposeServices: true, nats: {external: {enabled: true, host: nats}}}")}
+	bases := []map[string]any{{}, all["ingress"], all["mesh"], all["external-nats"], all["cluster-wide"], all["identity"], parse(t, "{exposeServices: true, nats: {external: {enabled: true, host: nats}}}")}
 	before := make([]string, len(bases))
 	for i, base := range bases {
 		if before[i] = text(base); before[i] == "" {

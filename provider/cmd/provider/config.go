@@ -28,6 +28,7 @@ type config struct {
 	ClusterRole       bool              `env:"cluster_role" envDefault:"false" doc:"use every namespace that is marked openfaas=1, and make new ones; needs permissions for the whole cluster"`
 	ProfilesNamespace string            `env:"profiles_namespace" doc:"namespace of profiles and of the controller's lease (default: function_namespace)"`
 	IAM               bool              `env:"iam" envDefault:"false" doc:"follow the resources JwtIssuer, Policy and Role in profiles_namespace, and the keys of service accounts, and tell the gateways"`
+	ServiceAccounts   string            `env:"service_account_audience" doc:"with iam: believe tokens of the cluster's service accounts that are for one of these audiences, separated by commas, as a JwtIssuer called kubernetes would; empty believes none"`
 	APIKeys           bool              `env:"api_keys" envDefault:"false" doc:"keep API keys in the secret api-keys of profiles_namespace, which must exist"`
 	Endpoints         string            `env:"endpoints" envDefault:"pods" doc:"pods: functions are called by the addresses of their pods; service: through their Services, as a service mesh needs"`
 	BasicAuth         bool              `env:"basic_auth" envDefault:"true" doc:"ask for a user name and a password; false lets everybody who reaches the port do everything"`
@@ -57,6 +58,9 @@ func (c config) check() error {
 	if _, err := c.Logger(io.Discard); err != nil {
 		problems = append(problems, err.Error())
 	}
+	if c.ServiceAccounts != "" && !c.IAM {
+		problems = append(problems, "service_account_audience needs iam=true")
+	}
 	if c.Workers < 1 {
 		problems = append(problems, fmt.Sprintf("reconcile_workers is \"%d\": want a whole number, 1 or more", c.Workers))
 	}
@@ -71,11 +75,14 @@ func (c config) check() error {
 	return nil
 }
 
-func (c config) namespaces() []string {
+func (c config) namespaces() []string { return list(c.Namespaces) }
+
+// list reads what is separated by commas.
+func list(text string) []string {
 	var all []string
-	for ns := range strings.SplitSeq(c.Namespaces, ",") {
-		if ns = strings.TrimSpace(ns); ns != "" {
-			all = append(all, ns)
+	for item := range strings.SplitSeq(text, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			all = append(all, item)
 		}
 	}
 	return all
@@ -103,6 +110,9 @@ func (c config) options(identity string, log *slog.Logger) (kube.Options, error)
 		Namespaces:        c.namespaces(),
 		AllNamespaces:     c.ClusterRole,
 		ProfilesNamespace: cmp.Or(c.ProfilesNamespace, c.Namespace),
+		IAM:               c.IAM,
+		ServiceAccounts:   list(c.ServiceAccounts),
+		APIKeySecret:      c.APIKeys,
 		Pods:              kube.PodConfig{ImagePullPolicy: c.ImagePullPolicy, ImageUser: !c.NonRoot, Settle: c.Settle.Std()},
 		ThroughService:    c.Endpoints == "service",
 		Identity:          identity,

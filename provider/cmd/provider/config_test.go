@@ -8,11 +8,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/openfaas/faas-provider/auth"
 
 	"github.com/graphene-faas/graphene/internal/conf"
 	"github.com/graphene-faas/graphene/internal/testkit"
+	"github.com/graphene-faas/graphene/provider/kube"
 )
 
 func TestTheReferencePageListsEverySetting(t *testing.T) {
@@ -41,8 +44,50 @@ requests finish, within ` + "`drain_timeout`" + `, and ends streams at once: the
 	testkit.Golden(t, "../../../docs/reference/provider.md", []byte(b.String()))
 }
 
+func TestSettingsReachTheRuntime(t *testing.T) {
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(kubeconfig, []byte(`{
+		"clusters": [{"name": "it", "cluster": {"server": "http://127.0.0.1:1"}}],
+		"contexts": [{"name": "it", "context": {"cluster": "it"}}], "current-context": "it"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	read := func(environ ...string) kube.Options {
+		t.Helper()
+		c, err := conf.Read[config](append(environ, "KUBECONFIG="+kubeconfig))
+		if err == nil {
+			err = c.check()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := c.options("me", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Client = nil // which is not among the settings
+		return o
+	}
+	want := kube.Options{
+		DefaultNamespace: "fn", ProfilesNamespace: "fn", Identity: "me", Workers: 4,
+		Pods: kube.PodConfig{ImagePullPolicy: kube.PullAuto, Settle: 2 * time.Second},
+	}
+	if diff := cmp.Diff(want, read("function_namespace=fn")); diff != "" {
+		t.Errorf("without further settings (-want +got):\n%s", diff)
+	}
+	want = kube.Options{
+		DefaultNamespace: "fn", Namespaces: []string{"a", "b"}, AllNamespaces: true, ProfilesNamespace: "system",
+		IAM: true, ServiceAccounts: []string{"graphene", "other"}, APIKeySecret: true,
+		ThroughService: true, Workers: 7, Pods: kube.PodConfig{ImagePullPolicy: "Never", ImageUser: true, Settle: 5 * time.Second},
+	}
+	got := read("function_namespace=fn", "namespaces=a, b", "cluster_role=true", "profiles_namespace=system", "iam=true", "service_account_audience=graphene,other",
+		"api_keys=true", "endpoints=service", "leader_election=false", "reconcile_workers=7", "image_pull_policy=Never", "set_nonroot_user=false", "settle=5s")
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("with every setting (-want +got):\n%s", diff)
+	}
+}
+
 func TestEveryBadSettingIsNamed(t *testing.T) {
-	c, err := conf.Read[config]([]string{"endpoints=dns", "image_pull_policy=sometimes", "log_format=xml", "reconcile_workers=0", "namespaces=a,B"})
+	c, err := conf.Read[config]([]string{"endpoints=dns", "image_pull_policy=sometimes", "log_format=xml", "reconcile_workers=0", "namespaces=a,B", "service_account_audience=graphene"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +95,7 @@ func TestEveryBadSettingIsNamed(t *testing.T) {
 	if err == nil {
 		t.Fatal("everything is wrong, and nothing is said")
 	}
-	for _, part := range []string{"endpoints", "image_pull_policy", "log_format", "reconcile_workers", `"B"`} {
+	for _, part := range []string{"endpoints", "image_pull_policy", "log_format", "reconcile_workers", `"B"`, "service_account_audience"} {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("the error does not name %s:\n%v", part, err)
 		}
