@@ -54,15 +54,21 @@ func UntilDrain(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
-// stragglers is how long a handler whose connection was cut may take to
-// notice.
-const stragglers = 5 * time.Second
+const (
+	// stragglers is how long a handler whose connection was cut may take to
+	// notice.
+	stragglers = 5 * time.Second
+	// firstRequest is how long callers who have connected before a server stops
+	// may take to send their request.
+	firstRequest = 3 * time.Second
+)
 
-// Serve answers requests on ln with h, over HTTP/1 and HTTP/2, until ctx ends; then it stops accepting and waits for the requests in
-// flight, upgraded connections among them, as long as o.Drain allows. What is
-// left then is cut off: connections close and contexts end. Serve returns
-// when every handler has, with nil if the end was ctx's doing. It closes ln in
-// any case.
+// Serve answers requests on ln with h, over HTTP/1 and HTTP/2, until ctx ends;
+// then it stops accepting and waits for the requests in flight, upgraded
+// connections among them, and for those of callers who have only just
+// connected, as long as o.Drain allows. What is left then is cut off:
+// connections close and contexts end. Serve returns when every handler has,
+// with nil if the end was ctx's doing. It closes ln in any case.
 func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions) error {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
@@ -72,8 +78,9 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions)
 	requests, cutOff := context.WithCancel(context.WithValue(context.WithoutCancel(ctx), servingKey{}, ctx))
 	defer cutOff()
 	running := newInFlight()
+	var arriving newcomers
 	srv := &http.Server{
-		Handler:           running.count(reportPanics(o.Log, h)),
+		Handler:           running.count(arriving.welcome(reportPanics(o.Log, h))),
 		Protocols:         &protocols,
 		TLSConfig:         o.TLS,
 		ReadHeaderTimeout: cmp.Or(o.ReadHeaderTimeout, 10*time.Second),
@@ -82,6 +89,8 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions)
 		IdleTimeout:       cmp.Or(o.IdleTimeout, 2*time.Minute),
 		MaxHeaderBytes:    o.MaxHeaderBytes,
 		BaseContext:       func(net.Listener) context.Context { return requests },
+		ConnContext:       arriving.connected,
+		ConnState:         arriving.changed,
 	}
 	if o.Log != nil {
 		srv.ErrorLog = slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug)
@@ -106,6 +115,11 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions)
 	}
 	drain, cancel := context.WithTimeout(requests, o.Drain)
 	defer cancel()
+	// A server that shuts down drops first requests that it is reading.
+	ln.Close()
+	<-served
+	srv.SetKeepAlivesEnabled(false)
+	arriving.wait(drain)
 	err := srv.Shutdown(drain)
 	if err == nil {
 		// Shutdown forgets upgraded connections; their handlers still run.
@@ -114,7 +128,6 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions)
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = srv.Close()
 	}
-	<-served
 	cutOff()
 	return errors.Join(err, running.end(ctx))
 }
@@ -138,6 +151,61 @@ func reportPanics(log *slog.Logger, h http.Handler) http.Handler {
 		}()
 		h.ServeHTTP(w, r)
 	})
+}
+
+// newcomers are the connections on which no request has arrived yet.
+type newcomers struct {
+	n     atomic.Int64
+	conns sync.Map // of *newcomer, by net.Conn
+}
+
+type newcomer struct{ arrived atomic.Bool }
+
+type newcomerKey struct{}
+
+func (all *newcomers) connected(ctx context.Context, conn net.Conn) context.Context {
+	c := &newcomer{}
+	all.n.Add(1)
+	all.conns.Store(conn, c)
+	return context.WithValue(ctx, newcomerKey{}, c)
+}
+
+// changed notices connections that end, or are taken over by their handlers.
+func (all *newcomers) changed(conn net.Conn, state http.ConnState) {
+	if state != http.StateClosed && state != http.StateHijacked {
+		return
+	}
+	if c, ok := all.conns.LoadAndDelete(conn); ok {
+		all.leave(c.(*newcomer))
+	}
+}
+
+func (all *newcomers) welcome(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c, ok := r.Context().Value(newcomerKey{}).(*newcomer); ok && !c.arrived.Load() {
+			all.leave(c)
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+func (all *newcomers) leave(c *newcomer) {
+	if !c.arrived.Swap(true) {
+		all.n.Add(-1)
+	}
+}
+
+// wait returns when there are none, or ctx ends, or they take too long. The
+// server accepts no more by then.
+func (all *newcomers) wait(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, firstRequest)
+	defer cancel()
+	for all.n.Load() > 0 && ctx.Err() == nil {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
 }
 
 // inFlight counts the handlers that run, and says when there are none left.

@@ -93,6 +93,45 @@ func refused(t *testing.T, address string) {
 	}
 }
 
+func TestServeAnswersCallersWhoConnectedBeforeItStopped(t *testing.T) {
+	s := serve(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "done") }, web.ServeOptions{Drain: time.Hour})
+	conn, err := net.Dial("tcp", s.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	half := len(simple) / 2
+	io.WriteString(conn, simple[:half])
+	if resp, err := http.ReadResponse(s.send(t, simple), nil); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%v, %v", resp, err) // connections are accepted in their order
+	}
+	s.stop()
+	refused(t, s.address)
+	io.WriteString(conn, simple[half:])
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil || resp.StatusCode != http.StatusOK || !resp.Close {
+		t.Errorf("%v, %v", resp, err)
+	}
+	if err := <-s.ended; err != nil {
+		t.Errorf("Serve = %v", err)
+	}
+}
+
+func TestServeWaitsNotForCallersWhoSendNothing(t *testing.T) {
+	s := serve(t, func(http.ResponseWriter, *http.Request) {}, web.ServeOptions{Drain: 10 * time.Millisecond})
+	answer := s.send(t, "GET")
+	if _, err := http.ReadResponse(s.send(t, simple), nil); err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+	if err := <-s.ended; err != nil {
+		t.Errorf("Serve = %v", err)
+	}
+	if _, err := answer.ReadByte(); err == nil {
+		t.Error("the connection is still open")
+	}
+}
+
 func TestServeCutsOffWhatOutlastsTheDrainAndWaitsForItsHandler(t *testing.T) {
 	for name, h := range map[string]func(w http.ResponseWriter, r *http.Request){
 		"ordinary": func(w http.ResponseWriter, r *http.Request) {},
