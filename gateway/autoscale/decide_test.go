@@ -425,6 +425,41 @@ func TestABurstIsAnsweredAtOnceAndOutlastsALull(t *testing.T) {
 	}
 }
 
+// More replicas than the calls that come will need are asked for, so that those
+// that waited for them are soon served. With so many as their flow needs they
+// would wait on and on.
+func TestSoonAfterTheReplicasOfAStepHaveStartedNobodyWaits(t *testing.T) {
+	for _, tt := range []struct {
+		rate           float64
+		service, start time.Duration
+		slots          int
+	}{
+		{150, 100 * time.Millisecond, 50 * time.Millisecond, 1},
+		{150, 100 * time.Millisecond, 500 * time.Millisecond, 1},
+		{300, 100 * time.Millisecond, 500 * time.Millisecond, 4},
+		{1000, 10 * time.Millisecond, 300 * time.Millisecond, 1},
+		{100, 300 * time.Millisecond, 2 * time.Second, 2},
+	} {
+		p := policyForTests()
+		p.Max = 1000
+		w := newWorld(p)
+		w.service, w.start, w.slots = tt.service, tt.start, tt.slots
+		w.run(20*time.Second, steady(3))
+		began := w.now
+		var last time.Duration
+		for range 1000 {
+			w.run(step, steady(tt.rate))
+			if w.waiting > 0 {
+				last = w.now.Sub(began)
+			}
+		}
+		t.Logf("%v calls of %v per second, starts of %v: nobody waits after %v", tt.rate, tt.service, tt.start, last)
+		if limit := 2*tt.start + 400*time.Millisecond; last > limit {
+			t.Errorf("calls wait until %v after the step, want %v; moves:%s", last, limit, w.story())
+		}
+	}
+}
+
 func TestManyShortCallsAtOnceAreNoReasonForMoreReplicas(t *testing.T) {
 	w := newWorld(policyForTests())
 	w.service = 10 * time.Millisecond
