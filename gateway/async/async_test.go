@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -655,6 +656,66 @@ func TestACallThatIsDeliveredAgainAfterItsEndIsNotRunAgain(t *testing.T) {
 	eventually(t, "the queue is empty", func() bool { n, err := r.backlog(t.Context()); return err == nil && len(n) == 0 })
 	if runs.Load() != 0 {
 		t.Errorf("%d runs, want none", runs.Load())
+	}
+}
+
+func TestOfTheCallsBeforeAWorkerThoseThatHaveEndedAreNotRunAgain(t *testing.T) {
+	var mu sync.Mutex
+	var ran []string
+	r := newRig(t, func(_ http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		mu.Lock()
+		defer mu.Unlock()
+		ran = append(ran, string(body))
+	})
+	// A worker has run some calls, of several functions and blocks, and died
+	// before their acknowledgements.
+	const calls = 2*blockSize + 10
+	ended := func(i int) bool { return i < 2*blockSize && i%3 > 0 }
+	var endings []ending
+	var want []string
+	for i := range calls {
+		id := r.submit(fmt.Sprintf("fn%d", i%4), strconv.Itoa(i))
+		if !ended(i) {
+			want = append(want, strconv.Itoa(i))
+			continue
+		}
+		j, err := r.waiting(t.Context(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i%3 == 1 {
+			if err := r.putRecord(t.Context(), j.call(Done), nil, anyRecord); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		seq, _ := sequence(id)
+		e, err := (&delivery{job: j, seq: seq}).ending(j.call(Done), []byte("its answer"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		endings = append(endings, e)
+	}
+	messages, _ := bundles(endings)
+	p, err := r.newPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.close()
+	for _, s := range p.store(t.Context(), messages) {
+		if s.err != nil {
+			t.Fatal(s.err)
+		}
+	}
+	r.work()
+	eventually(t, "the queue is empty", func() bool { n, err := r.backlog(t.Context()); return err == nil && len(n) == 0 })
+	mu.Lock()
+	defer mu.Unlock()
+	slices.Sort(ran)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, ran); diff != "" {
+		t.Errorf("what ran (-want +got):\n%s", diff)
 	}
 }
 

@@ -35,6 +35,12 @@ func block(seq uint64) string {
 	return doneSubject + strconv.FormatUint(seq/blockSize, 10)
 }
 
+// blockNumber reads what block wrote.
+func blockNumber(subject string) (uint64, bool) {
+	n, err := strconv.ParseUint(strings.TrimPrefix(subject, doneSubject), 10, 64)
+	return n, err == nil
+}
+
 // An ending is what a call came to, to be stored in a bundle.
 type ending struct {
 	subject string // of the bundle
@@ -96,6 +102,25 @@ func bundles(endings []ending) (messages []*nats.Msg, of []int) {
 	return messages, of
 }
 
+// eachOfBlock calls each for the records and answers of the bundles with a
+// subject, in their order.
+func (q *Queue) eachOfBlock(ctx context.Context, subject string, each func(record, answer []byte)) error {
+	for from, more := uint64(1), true; more; {
+		var page []message
+		var err error
+		if page, more, err = q.ahead(ctx, doneStream, subject, from, blockSize); err != nil {
+			return unavailable(fmt.Errorf("read results: %w", err))
+		}
+		for _, m := range page {
+			from = m.seq + 1
+			if err := eachEnding(m.data, func(r, a []byte) bool { each(r, a); return true }); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // bundled returns a call from the done stream, and the body of its answer if
 // that is not in the object store. Errors are fault.NotFound.
 func (q *Queue) bundled(ctx context.Context, id string) (*Call, []byte, error) {
@@ -106,24 +131,13 @@ func (q *Queue) bundled(ctx context.Context, id string) (*Call, []byte, error) {
 	}
 	var found, answer []byte
 	mark := []byte(`"id":"` + id + `"`)
-	for from, more := uint64(1), true; more; {
-		var page []message
-		var err error
-		if page, more, err = q.ahead(ctx, doneStream, block(place), from, blockSize); err != nil {
-			return nil, nil, unavailable(fmt.Errorf("find call %s: %w", id, err))
+	err := q.eachOfBlock(ctx, block(place), func(r, a []byte) {
+		if bytes.Contains(r, mark) {
+			found, answer = r, a
 		}
-		for _, m := range page {
-			from = m.seq + 1
-			err := eachEnding(m.data, func(r, a []byte) bool {
-				if bytes.Contains(r, mark) {
-					found, answer = r, a
-				}
-				return true
-			})
-			if err != nil {
-				return nil, nil, err
-			}
-		}
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("find call %s: %w", id, err)
 	}
 	if found == nil {
 		return nil, nil, notFound

@@ -26,6 +26,7 @@ type delivery struct {
 	lane      *lane
 	msg       jetstream.Msg
 	seq       uint64
+	old       bool // it was there before the worker, which one before may have held
 	suspect   bool // it may have been run before
 	leaving   bool // the settler has it; guarded by Worker.mu
 	held      bool // it has a record for want of room
@@ -38,7 +39,8 @@ type delivery struct {
 type lane struct {
 	where    string // subject without its prefix
 	consumer jetstream.Consumer
-	taken    int // messages so far
+	taken    int  // messages so far
+	lost     bool // a consumer, and with it how often it has delivered what
 	limit    limit
 
 	buffer   []*delivery // fetched, not started

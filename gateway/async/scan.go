@@ -78,9 +78,22 @@ const maxAhead = 4 << 20
 // match filter, in their order. It reports whether there may be more. Unlike a
 // consumer it can be used on a work queue, and leaves nothing behind.
 func (q *Queue) ahead(ctx context.Context, stream, filter string, from uint64, n int) (page []message, more bool, err error) {
+	return q.direct(ctx, stream, n, map[string]any{"seq": max(1, from), "next_by_subj": filter})
+}
+
+// latest returns the last message of each of these subjects of a stream that
+// has one. It reports whether it left some away, because they are large. There
+// can be 1024 subjects at most.
+func (q *Queue) latest(ctx context.Context, stream string, subjects []string) (page []message, more bool, err error) {
+	return q.direct(ctx, stream, len(subjects), map[string]any{"multi_last": subjects})
+}
+
+// direct asks for up to n messages of a stream that match request.
+func (q *Queue) direct(ctx context.Context, stream string, n int, what map[string]any) (page []message, more bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	request, err := json.Marshal(map[string]any{"seq": max(1, from), "next_by_subj": filter, "batch": n, "max_bytes": maxAhead})
+	what["batch"], what["max_bytes"] = n, maxAhead
+	request, err := json.Marshal(what)
 	if err != nil {
 		return nil, false, err
 	}

@@ -66,7 +66,7 @@ type Worker struct {
 	lanes   *lanes
 	calls   sync.WaitGroup
 	settler *settler
-	first   uint64 // calls up to here were there when the worker started
+	past    *past
 	ctx     context.Context
 	next    *callbacks
 
@@ -152,9 +152,8 @@ func (w *Worker) look(ctx context.Context) bool {
 		return false
 	}
 	for {
-		info, err := w.q.calls.Info(ctx)
-		if err == nil {
-			w.first = info.State.LastSeq
+		var err error
+		if w.past, err = w.q.newPast(ctx); err == nil {
 			return true
 		}
 		if ctx.Err() == nil {
@@ -214,7 +213,7 @@ func (w *Worker) fetchAll() {
 		}
 		got, full, err := w.fetch(l, n)
 		if err != nil {
-			l.consumer = nil // made again by the next fetch
+			l.consumer, l.lost = nil, true // made again by the next fetch
 			w.log.Debug("cannot fetch calls", "function", l.where, "err", err)
 		}
 		w.lanes.fetched(l, got, full, err != nil)
@@ -250,6 +249,7 @@ func (w *Worker) fetch(l *lane, n int) (got []*delivery, full bool, err error) {
 			got = append(got, d)
 		}
 	}
+	w.past.suspects(w.ctx, got)
 	if err := batch.Error(); err != nil {
 		return got, false, err
 	}
@@ -273,9 +273,9 @@ func (w *Worker) take(l *lane, msg jetstream.Msg) *delivery {
 	d := &delivery{job: j, lane: l, msg: msg, seq: meta.Sequence.Stream}
 	// Of the calls that were there before the worker, those may have been run
 	// that a worker before it may have held: the first ones.
-	old := d.seq <= w.first && l.taken < maxHeld
+	d.old = d.seq <= w.past.last && l.taken < maxHeld
 	l.taken++
-	d.suspect = j.Keyed || len(j.Tries) > 0 || meta.NumDelivered > 1 || old
+	d.suspect = j.Keyed || len(j.Tries) > 0 || meta.NumDelivered > 1 || d.old && l.lost
 	w.mu.Lock()
 	w.held[j.ID] = d
 	w.mu.Unlock()
