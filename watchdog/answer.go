@@ -116,19 +116,37 @@ func (a *answer) send(status int) {
 	a.w.WriteHeader(status)
 }
 
-func (a *answer) Write(p []byte) (int, error) {
+func (a *answer) Write(p []byte) (n int, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.expired {
-		return 0, http.ErrHandlerTimeout
+	if err = a.writable(); err == nil {
+		n, err = a.w.Write(p)
+		a.written += int64(n)
 	}
-	if a.hijacked {
-		return 0, http.ErrHijacked
+	return n, err
+}
+
+// WriteString is Write for [io.WriteString], without a copy of the text.
+func (a *answer) WriteString(s string) (n int, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err = a.writable(); err == nil {
+		n, err = io.WriteString(a.w, s)
+		a.written += int64(n)
+	}
+	return n, err
+}
+
+// writable sends what comes before the body, if the function may write that.
+func (a *answer) writable() error {
+	switch {
+	case a.expired:
+		return http.ErrHandlerTimeout
+	case a.hijacked:
+		return http.ErrHijacked
 	}
 	a.writeHeader(http.StatusOK)
-	n, err := a.w.Write(p)
-	a.written += int64(n)
-	return n, err
+	return nil
 }
 
 // Flush sends what has been written so far.
