@@ -41,6 +41,8 @@ const (
 	// the large one than they take by themselves: half of the turns are theirs
 	// at the very least.
 	fairLimit = 2.5
+	// listLimit is for the first page of a listing of queuedCalls.
+	listLimit = 100 * time.Millisecond
 )
 
 const (
@@ -50,6 +52,8 @@ const (
 	smallCalls   = 50   // calls of each
 	acceptors    = 64   // connections that submit
 	latencyCalls = 2000
+	listedPages  = 10
+	listedCalls  = 50 // on a page
 )
 
 // benchQueue measures the queue against what one would write with nats.go
@@ -76,7 +80,7 @@ func benchQueue(out io.Writer, o options) error {
 }
 
 func benchQueueSynced(out io.Writer, o options, load loadFunc, name string, always bool, missed *[]error) error {
-	b, err := openBroker(always)
+	b, err := openBroker(always, false)
 	if err != nil {
 		return err
 	}
@@ -152,33 +156,35 @@ func middle(all []float64) float64 {
 type broker struct {
 	dir    string
 	socket string // of the function
+	apart  *role  // plays the function, if it is not this process
 	server *natsd.Server
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	queue  *async.Queue
 	proxy  http.Handler
 	url    string
-	ended  atomic.Int64 // calls of the function
 	each   atomic.Pointer[func(body string)]
 	stop   context.CancelFunc
 	parts  sync.WaitGroup
 }
 
-func openBroker(always bool) (*broker, error) {
+// openBroker starts a broker that syncs always or from time to time, with the
+// function in a process apart or in this one.
+func openBroker(always, apart bool) (*broker, error) {
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for the broker: %w", err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	b := &broker{dir: dir, stop: stop}
-	if err := b.open(ctx, always); err != nil {
+	if err := b.open(ctx, always, apart); err != nil {
 		b.close()
 		return nil, err
 	}
 	return b, nil
 }
 
-func (b *broker) open(ctx context.Context, always bool) (err error) {
+func (b *broker) open(ctx context.Context, always, apart bool) (err error) {
 	b.server, err = natsd.NewServer(&natsd.Options{
 		ServerName: "bench", DontListen: true, NoSigs: true, NoLog: true, JetStream: true,
 		StoreDir: filepath.Join(b.dir, "queue"), MaxPayload: 8 << 20, SyncAlways: always,
@@ -206,9 +212,16 @@ func (b *broker) open(ctx context.Context, always bool) (err error) {
 		return err
 	}
 	b.socket = filepath.Join(b.dir, "s")
-	functions, err := net.Listen("unix", b.socket)
-	if err != nil {
-		return err
+	if apart {
+		if b.apart, err = startRole("upstream", b.socket); err != nil {
+			return err
+		}
+	} else {
+		functions, err := net.Listen("unix", b.socket)
+		if err != nil {
+			return err
+		}
+		b.parts.Go(func() { _ = web.Serve(ctx, functions, http.HandlerFunc(b.function), web.ServeOptions{}) })
 	}
 	front, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -222,13 +235,12 @@ func (b *broker) open(ctx context.Context, always bool) (err error) {
 	for _, name := range names {
 		table.Set(function.Endpoints{
 			Ref: function.Ref{Name: name, Namespace: function.DefaultNamespace}, Desired: 1, Min: 1,
-			Replicas: []function.Replica{{ID: "1", Address: "unix:" + functions.Addr().String(), Ready: true}},
+			Replicas: []function.Replica{{ID: "1", Address: "unix:" + b.socket, Ready: true}},
 		})
 	}
 	table.Synced()
 	b.proxy = invoke.NewProxy(table, invoke.ProxyOptions{Version: "bench"})
 	b.url = "http://" + front.Addr().String()
-	b.parts.Go(func() { _ = web.Serve(ctx, functions, http.HandlerFunc(b.function), web.ServeOptions{}) })
 	b.parts.Go(func() { _ = table.Run(ctx) })
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /bare", b.publish)
@@ -246,6 +258,9 @@ func (b *broker) close() {
 	if b.server != nil {
 		b.server.Shutdown()
 		b.server.WaitForShutdown()
+	}
+	if b.apart != nil {
+		b.apart.stop()
 	}
 	os.RemoveAll(b.dir)
 }
@@ -268,7 +283,6 @@ func (b *broker) function(_ http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		(*each)(string(body))
 	}
-	b.ended.Add(1)
 }
 
 // reset empties what the measurements of accepting have left.
@@ -399,9 +413,9 @@ func (b *broker) latency(rate float64) (p50, p99 time.Duration, err error) {
 
 // benchQueueMemory measures what this process, broker included, holds while a
 // million calls of one function wait, and how long a thousand other functions
-// with fifty calls each take beside them.
+// with fifty calls each take beside them. The functions are a process apart.
 func benchQueueMemory(out io.Writer, missed *[]error) error {
-	b, err := openBroker(false)
+	b, err := openBroker(false, true)
 	if err != nil {
 		return err
 	}
@@ -420,7 +434,17 @@ func benchQueueMemory(out io.Writer, missed *[]error) error {
 	fmt.Fprintf(out, "| resident with %d and %d calls queued, broker included | | %.0f MB, %.0f MB | | flat |\n",
 		queuedCalls/10, queuedCalls, float64(sizes[queuedCalls/10])/1e6, float64(sizes[queuedCalls])/1e6)
 
-	beside, err := b.drainSmall()
+	first, all, err := b.list(listedPages)
+	if err != nil {
+		return fmt.Errorf("list a million calls: %w", err)
+	}
+	fmt.Fprintf(out, "| listing them: the first page of %d calls, and %d pages | | %s, %s | | first %s |\n",
+		listedCalls, listedPages, millis(first), millis(all), millis(listLimit))
+	if first > listLimit {
+		*missed = append(*missed, fmt.Errorf("the first page of a million calls takes %s", first))
+	}
+
+	beside, err := b.drainSmall(true)
 	if err != nil {
 		return fmt.Errorf("drain small functions beside a large one: %w", err)
 	}
@@ -439,34 +463,68 @@ func benchQueueMemory(out io.Writer, missed *[]error) error {
 	if err := calls.Purge(context.Background()); err != nil {
 		return err
 	}
-	alone, err := b.drainSmall()
+	alone, err := b.drainSmall(true)
 	if err != nil {
 		return fmt.Errorf("drain small functions: %w", err)
+	}
+	late, err := b.drainSmall(false)
+	if err != nil {
+		return fmt.Errorf("drain small functions whose calls waited for the worker: %w", err)
 	}
 	ratio := beside.Seconds() / alone.Seconds()
 	fmt.Fprintf(out, "| %d functions with %d calls each: alone, and beside one with %d, of which %d were left | %.1f s | %.1f s | %.2f | %.2f |\n",
 		smallLanes, smallCalls, queuedCalls, backlog[function.Ref{Name: "echo", Namespace: function.DefaultNamespace}],
 		alone.Seconds(), beside.Seconds(), ratio, fairLimit)
 	fmt.Fprintf(out, "| resident then | | %.0f MB | | |\n", float64(size)/1e6)
+	fmt.Fprintf(out, "| the same %d functions alone, from their first submission on: with the worker at work, and started when all calls were queued | %.1f s | %.1f s | %.2f | |\n",
+		smallLanes, alone.Seconds(), late.Seconds(), late.Seconds()/alone.Seconds())
 	if ratio > fairLimit {
 		*missed = append(*missed, fmt.Errorf("small functions take %.1f times as long beside a large one", ratio))
 	}
 	return nil
 }
 
-// drainSmall submits the calls of the functions that have few to a queue whose
-// worker is at work, and returns how long it takes from the first of them until
-// the last has ended.
-func (b *broker) drainSmall() (time.Duration, error) {
+// list reads pages of a listing of all calls, and returns how long the first
+// took, and all of them.
+func (b *broker) list(pages int) (first, all time.Duration, err error) {
+	start := time.Now()
+	f := async.Filter{Limit: listedCalls}
+	for i := range pages {
+		page, err := b.queue.List(context.Background(), f)
+		if err != nil {
+			return 0, 0, err
+		}
+		if len(page.Calls) != listedCalls || page.Next == "" {
+			return 0, 0, fmt.Errorf("page %d has %d calls", i, len(page.Calls))
+		}
+		if i == 0 {
+			first = time.Since(start)
+		}
+		f.Cursor = page.Next
+	}
+	return first, time.Since(start), nil
+}
+
+// drainSmall submits the calls of the functions that have few, to a queue whose
+// worker is at work or starts when they are all there. It returns how long it
+// takes from the first of them until the last has ended.
+func (b *broker) drainSmall(atWork bool) (time.Duration, error) {
 	ctx := context.Background()
 	calls, err := b.js.Stream(ctx, "GRAPHENE_CALLS")
 	if err != nil {
 		return 0, err
 	}
-	stop := b.work()
-	defer stop()
 	start := time.Now()
-	if err := b.fillWith(smallLanes*smallCalls, func(i int) string { return smallName(i % smallLanes) }); err != nil {
+	var stop func()
+	if atWork {
+		stop = b.work()
+	}
+	err = b.fillWith(smallLanes*smallCalls, func(i int) string { return smallName(i % smallLanes) })
+	if !atWork {
+		stop = b.work()
+	}
+	defer stop()
+	if err != nil {
 		return 0, err
 	}
 	for {
