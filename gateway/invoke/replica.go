@@ -31,13 +31,14 @@ type replica struct {
 	pace     pace
 	asked    atomic.Uint64 // when it was last asked whether it is still there; see suspect
 
-	learned  time.Time // when the table got its address, or lost touch with it
+	learned  time.Time // when the table got its address, or lost touch with it, or heard that it is hot again
 	listened time.Time // when it first answered a probe in whatever way since
 
 	probed  bool // answered a probe
 	probing bool // somebody is probing it
 	refused bool // could not be reached, and has not answered a probe since
 	served  bool // was usable once
+	kept    bool // was not hot before it was learned of
 	removed bool // not the provider's any more
 }
 

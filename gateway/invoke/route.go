@@ -81,6 +81,7 @@ func (r *route) set(e function.Endpoints) {
 			if rep.Tier != now.Tier || rep.Keeps != now.Keeps {
 				rep.probed = false // what it said was before
 				rep.transport.forget()
+				rep.learned, rep.kept = time.Now(), true
 			}
 		} else {
 			rep = newReplica(now, r.table.o.Dial)
@@ -465,7 +466,7 @@ func (r *route) refuse(rep *replica) {
 		return
 	}
 	rep.refused, rep.probed = true, false
-	rep.learned, rep.listened = time.Now(), time.Time{}
+	rep.learned, rep.listened, rep.kept = time.Now(), time.Time{}, false
 	rep.transport.forget()
 	r.table.o.Log.Warn("replica cannot be reached", "function", r.ref, "replica", rep.ID)
 	r.show(*r.view.Load())

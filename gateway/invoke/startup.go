@@ -10,6 +10,7 @@ import (
 // which it happened.
 type startup struct {
 	schedule time.Duration // asking for it, and finding a place for it
+	thaw     time.Duration // bringing back one that was kept, which takes nothing of what follows
 	pull     time.Duration // fetching its image
 	start    time.Duration // from then until it listened
 	load     time.Duration // from then until it was ready
@@ -19,6 +20,9 @@ type startup struct {
 // What comes before a place was found for it shows only to those who wait: see
 // within. The caller holds the route's mutex.
 func (rep *replica) startup(now time.Time) startup {
+	if rep.kept {
+		return startup{thaw: now.Sub(rep.learned)}
+	}
 	listened := rep.listened
 	if listened.IsZero() {
 		listened = now // somebody else has seen that it is ready
@@ -39,7 +43,7 @@ func (s startup) within(wait time.Duration) startup {
 	for _, part := range []struct {
 		of time.Duration
 		to *time.Duration
-	}{{s.load, &cut.load}, {s.start, &cut.start}, {s.pull, &cut.pull}} {
+	}{{s.load, &cut.load}, {s.start, &cut.start}, {s.pull, &cut.pull}, {s.thaw, &cut.thaw}} {
 		*part.to = min(wait, part.of)
 		wait -= *part.to
 	}
@@ -69,6 +73,7 @@ func (g grant) timing() string {
 // parts yields the parts of s that took any time.
 func (s startup) parts(yield func(name string, part time.Duration) bool) {
 	_ = (s.schedule == 0 || yield("schedule", s.schedule)) &&
+		(s.thaw == 0 || yield("thaw", s.thaw)) &&
 		(s.pull == 0 || yield("pull", s.pull)) &&
 		(s.start == 0 || yield("start", s.start)) &&
 		(s.load == 0 || yield("load", s.load))

@@ -2,10 +2,12 @@ package invoke
 
 import (
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/graphene-faas/graphene/internal/function"
 )
@@ -80,6 +82,33 @@ func TestAFrozenReplicaIsProbedOnlyWhenItIsHotAgain(t *testing.T) {
 		g := mustAcquire(t, route)
 		if n.dials.Load() != 1 {
 			t.Errorf("it was ready after %d probes, want 1", n.dials.Load())
+		}
+		route.release(g.replica)
+	})
+}
+
+func TestACallThatThawsAReplicaIsToldSo(t *testing.T) {
+	n := &network{}
+	n.answer("a", 503)
+	var table *Table
+	wake := &scaler{do: func(int) error {
+		time.Sleep(30 * time.Millisecond)
+		table.Set(replicas(false, 0, "a"))
+		time.Sleep(20 * time.Millisecond)
+		n.answer("a", 200)
+		return nil
+	}}
+	inTime(t, TableOptions{Scaler: wake, Dial: n.dial}, func(t *testing.T, running *Table) {
+		table = running
+		table.Set(frozen("a"))
+		route := routeOf(t, table)
+		g := mustAcquire(t, route)
+		thaw := g.wake - 30*time.Millisecond
+		if want := (startup{schedule: 30 * time.Millisecond, thaw: thaw}); g.startup != want || thaw < 20*time.Millisecond {
+			t.Errorf("waking took %v, of that %+v, want %+v", g.wake, g.startup, want)
+		}
+		if want := "wake-schedule;dur=30.000, wake-thaw;dur=" + milliseconds(thaw); !strings.HasSuffix(g.timing(), want) {
+			t.Errorf("Server-Timing %q has no %q", g.timing(), want)
 		}
 		route.release(g.replica)
 	})

@@ -55,9 +55,12 @@ type replica struct {
 
 	thawed chan struct{} // says that it is not kept any more; holds one
 
+	made time.Time
+
 	// Guarded by f.mu.
-	slots     int  // calls at once, as far as is known; 0 is unlimited
-	listening bool // there is a process
+	slots     int              // calls at once, as far as is known; 0 is unlimited
+	listening bool             // there is a process
+	startup   function.Startup // until there was
 	ready     bool
 	readyAt   time.Time // when it was for the first time
 	leaving   bool      // it gets no more requests
@@ -86,6 +89,7 @@ func newReplica(f *supervisor, v version) *replica {
 		f:       f,
 		version: v,
 		id:      id,
+		made:    time.Now(),
 		socket:  filepath.Join(f.rt.SocketDir, shortID(id), socketName),
 		stop:    make(chan time.Duration, 1),
 		after:   make(chan struct{}),

@@ -447,7 +447,7 @@ func (f *supervisor) became(r *replica, ready bool, capacity int) {
 func (f *supervisor) listens(r *replica) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r.listening = true
+	r.listening, r.startup.Start = true, function.Duration(time.Since(r.made))
 	f.report()
 }
 
@@ -573,6 +573,7 @@ func (f *supervisor) endpoints() function.Endpoints {
 			Tier:     r.shown(),
 			Keeps:    r.keeps,
 			Slots:    r.slots,
+			Startup:  r.startup,
 		})
 	}
 	return e
