@@ -381,6 +381,17 @@ func TestAFailureIsTriedAgainAndATryHasAReason(t *testing.T) {
 	}
 }
 
+func TestATokenThatTheWatchdogRefusesIsNotTriedAgain(t *testing.T) {
+	r := newRig(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-OpenFaaS-Internal", "watchdog")
+		http.Error(w, "the token has expired", http.StatusUnauthorized)
+	})
+	r.work()
+	if c := r.await(r.submit("fn", "")); c.State != Failed || len(c.Tries) != 1 || !strings.Contains(c.Tries[0].Reason, "expired") {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestADeadLetterCanBeRetriedAndPurged(t *testing.T) {
 	var healthy atomic.Bool
 	r := newRig(t, func(w http.ResponseWriter, req *http.Request) {

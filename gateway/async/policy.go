@@ -90,6 +90,7 @@ func parseCodes(text string) ([]int, bool) {
 type outcome struct {
 	status     int           // 0: no answer came
 	platform   bool          // the platform made the answer, not the function
+	refused    bool          // the function's watchdog did not let the caller in
 	retryAfter time.Duration // what the answer asked for; 0 is nothing
 	cancelled  bool
 }
@@ -115,7 +116,7 @@ func (p Policy) judge(tries int, o outcome) verdict {
 		return giveBack
 	case o.status != 0 && !o.platform && !slices.Contains(p.Codes, o.status):
 		return settle
-	case o.platform && permanent(o.status):
+	case o.platform && (o.refused || permanent(o.status)):
 		return bury
 	case tries < p.Attempts:
 		return tryAgain

@@ -27,6 +27,8 @@ func TestWhatBecomesOfAnOutcome(t *testing.T) {
 		"the function is gone, and may come back":  {1, outcome{status: 404, platform: true}, tryAgain},
 		"the function never came back":             {10, outcome{status: 404, platform: true}, bury},
 		"the request is too large for the gateway": {1, outcome{status: 413, platform: true}, bury},
+		"the worker's credentials are wrong":       {1, outcome{status: 401, platform: true}, tryAgain},
+		"the call's token is wrong":                {1, outcome{status: 401, platform: true, refused: true}, bury},
 		"no answer":                                {1, outcome{}, tryAgain},
 		"no answer at last":                        {10, outcome{}, bury},
 		"cancelled":                                {1, outcome{cancelled: true}, callItOff},

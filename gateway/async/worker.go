@@ -514,6 +514,9 @@ func (w *Worker) try(ctx context.Context, d *delivery) *answer {
 	}
 	a.maker = resp.Header.Get(web.HeaderInternal)
 	a.platform = a.maker != ""
+	// The call's token will not be a better one; what the gateway refuses are the
+	// worker's own credentials, which somebody may put right.
+	a.refused = a.maker == "watchdog" && (resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusForbidden)
 	a.retryAfter = readRetryAfter(resp.Header.Get("Retry-After"), time.Now())
 	a.status, a.header = resp.StatusCode, resp.Header
 	dropHopByHop(a.header)
