@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"slices"
@@ -517,103 +516,4 @@ func TestLogsOfAFunctionHaveThoseOfNewPods(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("instances of lines (-pods +got):\n%s", diff)
 	}
-}
-
-// TestTokensOfAnIssuerAreBelieved installs a real issuer in the cluster and
-// has the platform trust it.
-func TestTokensOfAnIssuerAreBelieved(t *testing.T) {
-	p := cluster(t)
-	if *valuesFile == "" {
-		t.Skip("SKIPPED: the values of the installation are not known")
-	}
-	p.goFunction("echo", "one")
-	p.cli("up", "-f", "echo.yml")
-	registry, _, _ := strings.Cut(p.status("echo").Image, "/")
-	const issuer = "http://issuer.default.svc.cluster.local:9998/"
-	p.apply(`apiVersion: apps/v1
-kind: Deployment
-metadata: {name: issuer, namespace: default}
-spec:
-  selector: {matchLabels: {app: issuer}}
-  template:
-    metadata: {labels: {app: issuer}}
-    spec:
-      containers:
-      - {name: issuer, image: "` + registry + `/test/issuer:test", args: ["-issuer", "` + issuer + `"], readinessProbe: {tcpSocket: {port: 9998}}}
----
-apiVersion: v1
-kind: Service
-metadata: {name: issuer, namespace: default}
-spec: {selector: {app: issuer}, ports: [{port: 9998}]}
-`)
-	defer p.k("delete", "deploy/issuer", "service/issuer", "-n", "default")
-	p.k("rollout", "status", "deploy/issuer", "-n", "default", "--timeout=60s")
-	p.write("auth.yaml", `auth:
-  issuers:
-  - {name: test, iss: "`+issuer+`", aud: [graphene]}
-  policies:
-  - name: everything
-    statement:
-    - {sid: all, effect: Allow, action: ["*"], resource: ["*"]}
-  roles:
-  - name: machines
-    policy: [everything]
-    principal: {"jwt:sub": [sid1]}
-`)
-	p.helm("upgrade", "graphene", "../../charts/graphene", "-n", systemNamespace, "-f", *valuesFile, "-f", p.work()+"/auth.yaml", "--wait", "--timeout", "3m")
-	defer func() {
-		p.helm("upgrade", "graphene", "../../charts/graphene", "-n", systemNamespace, "-f", *valuesFile, "--wait", "--timeout", "3m")
-	}()
-
-	// With an issuer, functions are no longer open.
-	eventually(t, "a call without a token is refused", func() bool {
-		a, err := p.do("GET", "/function/echo", "")
-		return err == nil && a.status == 401
-	})
-	token := p.token()
-	bearer := []string{"Authorization", "Bearer " + token}
-	eventually(t, "a call with a token is answered", func() bool {
-		a, err := p.do("GET", "/function/echo", "", bearer...)
-		return err == nil && a.status == 200
-	})
-	if a, err := p.do("GET", "/system/functions", "", bearer...); err != nil || a.status != 200 || !strings.Contains(a.body, "echo") {
-		t.Errorf("the list with a token: %d %q, %v", a.status, a.body, err)
-	}
-	header, rest, _ := strings.Cut(token, ".")
-	claims, signature, _ := strings.Cut(rest, ".")
-	for what, wrong := range map[string]string{
-		"with another signature": header + "." + claims + "." + strings.Repeat("A", len(signature)),
-		"that is none":           "nonsense",
-	} {
-		for _, path := range []string{"/system/functions", "/function/echo"} {
-			if a, err := p.do("GET", path, "", "Authorization", "Bearer "+wrong); err != nil || a.status != 401 {
-				t.Errorf("%s with a token %s: %d %q, %v", path, what, a.status, a.body, err)
-			}
-		}
-	}
-	p.call(200, "GET", "/system/functions", "") // and the password goes on working
-	a := p.call(202, "POST", "/async-function/echo", "x", bearer...)
-	p.call(200, "GET", "/async-function/"+a.header.Get("X-Call-Id")+"/result?wait=50s", "", bearer...)
-}
-
-// token asks the issuer for one, through the API server.
-func (p *platform) token() string {
-	p.t.Helper()
-	resp, err := http.PostForm(p.api().url+"/api/v1/namespaces/default/services/issuer:9998/proxy/oauth/token",
-		url.Values{"grant_type": {"client_credentials"}, "client_id": {"sid1"}, "client_secret": {"verysecret"}, "scope": {"openid"}})
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	text, err := io.ReadAll(resp.Body)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	var answer struct {
-		AccessToken string `json:"access_token"`
-	}
-	if err := json.Unmarshal(text, &answer); err != nil || strings.Count(answer.AccessToken, ".") != 2 {
-		p.t.Fatalf("the issuer answers %s %s", resp.Status, text)
-	}
-	return answer.AccessToken
 }

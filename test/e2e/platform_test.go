@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -47,6 +48,12 @@ func TestMain(m *testing.M) {
 			}
 		}
 		status := m.Run()
+		if onCluster() {
+			if err := checkLogs(); err != nil {
+				fmt.Fprintf(os.Stderr, "at the end: %v\n", err)
+				status = 1
+			}
+		}
 		if err := writeReport(); err != nil {
 			fmt.Fprintf(os.Stderr, "write the report: %v\n", err)
 			return 1
@@ -243,6 +250,9 @@ func (p *platform) work() string {
 // try runs one command line and returns what it printed and how it ended.
 func (p *platform) try(stdin string, args ...string) (stdout, stderr string, code int) {
 	p.t.Helper()
+	if i := slices.Index(args, "--from-literal"); i >= 0 {
+		keepSecret(args[i+1:]...)
+	}
 	cmd := exec.CommandContext(p.t.Context(), graphene, args...)
 	cmd.Dir, cmd.Env, cmd.Stdin = p.work(), p.environ(), strings.NewReader(stdin)
 	var o, e bytes.Buffer
@@ -314,6 +324,7 @@ func (p *platform) do(method, path, body string, header ...string) (answer, erro
 	if strings.HasPrefix(path, "/system") {
 		req.SetBasicAuth("admin", p.password())
 	}
+	keepSecretsOf(path, body, header)
 	for i := 0; i < len(header); i += 2 {
 		req.Header.Set(header[i], header[i+1])
 	}

@@ -38,6 +38,9 @@ func prepareCluster() error {
 		return err
 	}
 	clusterPassword = out
+	if err := keepClusterSecrets(); err != nil {
+		return err
+	}
 	functions, err := system[[]struct{ Name string }]("GET", "/system/functions", "")
 	if err != nil {
 		return err
@@ -56,7 +59,11 @@ func cluster(t *testing.T) *platform {
 	}
 	p := newPlatform(t)
 	p.url = strings.TrimSuffix(*gatewayURL, "/")
+	before := knownSecrets()
 	t.Cleanup(func() {
+		if knownSecrets() > before { // functions' logs go with them
+			p.logsAreQuiet()
+		}
 		if t.Failed() {
 			t.Logf("the cluster:\n%s", describeCluster())
 		}
