@@ -348,10 +348,25 @@ func TestWhatPeopleScaleIsTakenOverAgain(t *testing.T) {
 		time.Sleep(time.Minute)
 		p.expect("later", 1)
 	})
+}
+
+func TestWhereMinAndMaxAreEqualTheNumberIsLeftToOthers(t *testing.T) {
 	inTime(t, labels("min", "2", "max", "2"), Options{}, func(_ *testing.T, p *platform) {
-		p.set(4)
-		time.Sleep(time.Hour)
-		p.expect("where load does not change the number")
+		for _, n := range []int{4, 3, 9, 1} { // as another autoscaler does it
+			p.set(n)
+			p.load(30)
+			time.Sleep(10 * time.Minute)
+			p.expect(fmt.Sprintf("under load, with %d", n))
+			p.load(0)
+			time.Sleep(time.Hour)
+			p.expect(fmt.Sprintf("without, with %d", n))
+		}
+		p.set(0)
+		p.load(30)
+		if err := p.a.Wake(p.t.Context(), echo, 2); err != nil {
+			p.t.Error(err)
+		}
+		p.expect("by a call, when it slept", 2)
 	})
 }
 
