@@ -585,7 +585,7 @@ func (p *pool) pick(c *call, now time.Time) *worker {
 		switch {
 		case !w.ready || w.retiring || w.dead || w.doubted > 0:
 		case w.load == 0:
-			if idle == nil || w.lastUsed.After(idle.lastUsed) {
+			if idle == nil || w.warmer(idle) {
 				idle = w
 			}
 		case w.load < w.many || p.mayFollow(w, c, now):

@@ -68,6 +68,16 @@ type worker struct {
 	spare   []*call // where the next unsent begin; guarded by writing
 }
 
+// warmer reports whether a call is better given to w than to another, if both
+// are idle: the one used last has its memory at hand, and one that has not been
+// used at all may be the successor of one that has some calls left.
+func (w *worker) warmer(than *worker) bool {
+	if than.served == 0 || w.served == 0 {
+		return than.served == 0 && w.served > 0
+	}
+	return w.lastUsed.After(than.lastUsed)
+}
+
 // exit notes how the process ended and makes the reader see the end of it,
 // even if something the function started still holds the socket.
 func (w *worker) exit(status string) {
