@@ -155,8 +155,9 @@ func reportPanics(log *slog.Logger, h http.Handler) http.Handler {
 
 // newcomers are the connections on which no request has arrived yet.
 type newcomers struct {
-	n     atomic.Int64
-	conns sync.Map // of *newcomer, by net.Conn
+	n      atomic.Int64
+	latest atomic.Int64 // when the last one came, in nanoseconds of Unix time
+	conns  sync.Map     // of *newcomer, by net.Conn
 }
 
 type newcomer struct{ arrived atomic.Bool }
@@ -166,6 +167,7 @@ type newcomerKey struct{}
 func (all *newcomers) connected(ctx context.Context, conn net.Conn) context.Context {
 	c := &newcomer{}
 	all.n.Add(1)
+	all.latest.Store(time.Now().UnixNano())
 	all.conns.Store(conn, c)
 	return context.WithValue(ctx, newcomerKey{}, c)
 }
@@ -195,10 +197,10 @@ func (all *newcomers) leave(c *newcomer) {
 	}
 }
 
-// wait returns when there are none, or ctx ends, or they take too long. The
-// server accepts no more by then.
+// wait returns when there are none, or ctx ends, or they have had their time.
+// The server accepts no more by then.
 func (all *newcomers) wait(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, firstRequest)
+	ctx, cancel := context.WithDeadline(ctx, time.Unix(0, all.latest.Load()).Add(firstRequest))
 	defer cancel()
 	for all.n.Load() > 0 && ctx.Err() == nil {
 		select {
