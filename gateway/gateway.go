@@ -76,7 +76,12 @@ func New(o Options) *Gateway {
 	g.metrics = metrics.New(func(yield func(function.Endpoints) bool) { g.table.All()(yield) })
 	builds := o.Builds
 	builds.OwnRegistry = o.Registry != nil
+	var signingKeys func() any
+	if o.Keys != nil {
+		signingKeys = func() any { return o.Keys.List(time.Now()) }
+	}
 	g.api = api.New(api.Options{
+		SigningKeys: signingKeys,
 		Provider:    o.Provider,
 		ProviderURL: o.ProviderURL,
 		May:         g.may,

@@ -117,6 +117,14 @@ type APIKeys interface {
 	DeleteAPIKey(ctx context.Context, id string) error
 }
 
+// SigningKeys keeps the keys by which gateways sign the platform's own tokens.
+type SigningKeys interface {
+	// RotateSigningKeys has a new key made, which gateways learn of by
+	// themselves, and returns its ID. It returns fault.Exists while the last
+	// one does not sign yet.
+	RotateSigningKeys(ctx context.Context) (id string, err error)
+}
+
 // Objects are what gateways must know besides functions.
 type Objects interface {
 	// WatchObjects reports them until ctx ends, and then returns nil: an event
@@ -136,16 +144,17 @@ type LoadTaker interface {
 
 // Options say what a provider consists of.
 type Options struct {
-	Runtime    Runtime
-	Secrets    Secrets            // nil: there are none, and the API says so
-	Logs       Logs               // nil: logs are not supported
-	Namespaces Namespaces         // nil: only the default one
-	Load       LoadTaker          // nil: nobody wants to know
-	APIKeys    APIKeys            // nil: there are none, and the API says so
-	Objects    Objects            // nil: gateways need know nothing else
-	Info       types.ProviderInfo // what /system/info answers
-	MaxBody    int64              // longest request body in bytes; 0 is 1 MiB
-	Log        *slog.Logger
+	Runtime     Runtime
+	Secrets     Secrets            // nil: there are none, and the API says so
+	Logs        Logs               // nil: logs are not supported
+	Namespaces  Namespaces         // nil: only the default one
+	Load        LoadTaker          // nil: nobody wants to know
+	APIKeys     APIKeys            // nil: there are none, and the API says so
+	SigningKeys SigningKeys        // nil: somebody else makes new ones, and the API says so
+	Objects     Objects            // nil: gateways need know nothing else
+	Info        types.ProviderInfo // what /system/info answers
+	MaxBody     int64              // longest request body in bytes; 0 is 1 MiB
+	Log         *slog.Logger
 }
 
 // A Server is a provider.
@@ -213,6 +222,7 @@ func (s *Server) Handler() http.Handler {
 	handle("GET", "/system/api-keys", s.listAPIKeys)
 	handle("POST", "/system/api-keys", s.createAPIKey)
 	handle("DELETE", "/system/api-keys/"+name, s.deleteAPIKey)
+	handle("POST", "/system/signing-keys", s.rotateSigningKeys)
 
 	handle("GET", "/endpoints", s.streamEndpoints)
 	handle("POST", "/load", s.reportLoad)

@@ -35,6 +35,7 @@ import (
 	"github.com/graphene-faas/graphene/gateway/trace"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/signkey"
 	"github.com/graphene-faas/graphene/internal/web"
 	"github.com/graphene-faas/graphene/provider"
 	"github.com/graphene-faas/graphene/provider/local"
@@ -114,7 +115,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return fault.Invalid.Errorf("--public-url: %w", err)
 	}
-	keys, err := auth.OpenSigningKeys(auth.SigningKeysOptions{File: dir.join("auth/issuer.key"), MaxAge: signingKeyAge, Log: o.Log})
+	signing := &signkey.File{Path: dir.join("auth/issuer.key")}
+	keys, err := auth.OpenSigningKeys(auth.SigningKeysOptions{File: signing.Path, MaxAge: signingKeyAge, Log: o.Log})
 	if err != nil {
 		return err
 	}
@@ -173,14 +175,15 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	janitor := newJanitor(functions, registry, o.Log)
 	functionsAPI := provider.New(provider.Options{
-		Runtime:    janitor,
-		Secrets:    functions,
-		Logs:       functions,
-		Namespaces: functions,
-		APIKeys:    apiKeys,
-		Objects:    apiKeys,
-		Info:       types.ProviderInfo{Name: "graphene-local", Orchestration: "process", Version: &o.Version},
-		Log:        o.Log,
+		Runtime:     janitor,
+		Secrets:     functions,
+		Logs:        functions,
+		Namespaces:  functions,
+		APIKeys:     apiKeys,
+		SigningKeys: signing,
+		Objects:     apiKeys,
+		Info:        types.ProviderInfo{Name: "graphene-local", Orchestration: "process", Version: &o.Version},
+		Log:         o.Log,
 	})
 	front := gateway.New(gateway.Options{
 		Listener:        listener,

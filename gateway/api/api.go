@@ -48,6 +48,9 @@ type Options struct {
 	MakeAPIKey func(ctx context.Context, k *NewAPIKey) error
 	// APIKeyUsed returns when a key was seen last; nil does not know.
 	APIKeyUsed func(id string) time.Time
+	// SigningKeys tells of the keys that sign the platform's own tokens; nil has
+	// none.
+	SigningKeys func() any
 	// Version is the gateway's own.
 	Version types.VersionInfo
 	// Target says what functions must be built for; nil says nothing.
@@ -144,6 +147,8 @@ func (a *API) Routes() []Route {
 		route("GET", "/system/api-keys", "Key:List", a.everything, a.listAPIKeys),
 		route("POST", "/system/api-keys", "Key:Create", a.wholeBody, a.createAPIKey),
 		route("DELETE", "/system/api-keys/{id}", "Key:Delete", a.keyInPath, a.pass),
+		route("GET", "/system/signing-keys", "Key:List", a.everything, a.listSigningKeys),
+		route("POST", "/system/signing-keys", "Key:Rotate", a.everything, a.pass),
 
 		route("GET", "/system/info", "System:Info", a.everything, a.info),
 		route("GET", "/system/telemetry", "System:Info", a.everything, a.pass),

@@ -121,3 +121,12 @@ func (a *API) wholeBody(w http.ResponseWriter, r *http.Request) (subject, error)
 func noAPIKeys(context.Context, *NewAPIKey) error {
 	return fault.Unsupported.Errorf("this gateway makes no API keys")
 }
+
+// listSigningKeys tells of the keys that this gateway knows.
+func (a *API) listSigningKeys(w http.ResponseWriter, _ *http.Request, _ subject) error {
+	if a.o.SigningKeys == nil {
+		return fault.Unsupported.Errorf("this gateway signs no tokens of its own")
+	}
+	web.WriteJSON(w, http.StatusOK, a.o.SigningKeys())
+	return nil
+}

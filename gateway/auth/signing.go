@@ -3,22 +3,14 @@ package auth
 import (
 	"bytes"
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/hkdf"
-	"crypto/rand"
 	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -27,22 +19,11 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/graphene-faas/graphene/internal/fault"
-	"github.com/graphene-faas/graphene/internal/iam"
+	"github.com/graphene-faas/graphene/internal/signkey"
 )
 
-const (
-	// keyDelay is how long a key is published before it signs: as long as it
-	// may take until everybody who verifies has seen it.
-	keyDelay = 2 * time.Minute
-	// signingPoll is how often the file of signing keys is looked at.
-	signingPoll = time.Second
-	// maxSigningKeys is the longest file of signing keys, in bytes.
-	maxSigningKeys = 64 << 10
-
-	pemSEC1, pemPKCS8, pemParameters = "EC PRIVATE KEY", "PRIVATE KEY", "EC PARAMETERS"
-	// pemCreated is the header of a key that says when it was made.
-	pemCreated = "Created"
-)
+// signingPoll is how often the file of signing keys is looked at.
+const signingPoll = time.Second
 
 // SigningKeysOptions are what [SigningKeys] need.
 type SigningKeysOptions struct {
@@ -58,7 +39,7 @@ type SigningKeysOptions struct {
 // SigningKeys sign what the platform itself vouches for, by the keys in a
 // file. All gateways of a platform have the same.
 //
-// A key that is new signs only after [keyDelay], and one that has left the
+// A key that is new signs only after [signkey.Delay], and one that has left the
 // file goes on verifying until everything it has signed has expired, or this
 // process ends. It is safe for concurrent use.
 type SigningKeys struct {
@@ -79,11 +60,9 @@ type ring struct {
 }
 
 type signingKey struct {
-	id      string // the thumbprint of RFC 7638, so that everybody gives it the same name
-	private *ecdsa.PrivateKey
-	created time.Time // zero: unknown
-	signs   time.Time // from then on
-	until   time.Time // of a retired key: when it is forgotten
+	signkey.Key
+	signs time.Time // from then on
+	until time.Time // of a retired key: when it is forgotten
 }
 
 // OpenSigningKeys reads the keys. Errors are fault.Invalid. Keep
@@ -116,145 +95,35 @@ func ensureSigningKeys(file string) error {
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return RotateSigningKeys(file, time.Now())
-}
-
-// RotateSigningKeys puts a new key before those in file, which it makes if
-// there is none, and takes out those whose last token has expired. Gateways
-// that watch the file publish the new key at once and sign with it two minutes
-// later.
-func RotateSigningKeys(file string, now time.Time) error {
-	var had []signingKey
-	text, err := os.ReadFile(file)
-	switch {
-	case err == nil:
-		if had, err = parseSigningKeys(text); err != nil {
-			return fault.Invalid.Errorf("%s: %w", file, err)
-		}
-	case !errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("read the signing keys: %w", err)
-	}
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	all := []signingKey{{private: private, created: now}}
-	for _, k := range had {
-		if newer := all[len(all)-1].created; !newer.IsZero() && now.After(newer.Add(keyDelay+iam.MaxExpiry+defaultSkew)) {
-			break // this one, and all that are older, have not signed since
-		}
-		all = append(all, k)
-	}
-	var out bytes.Buffer
-	for _, k := range all {
-		der, err := x509.MarshalECPrivateKey(k.private)
-		if err != nil {
-			return err
-		}
-		block := &pem.Block{Type: pemSEC1, Bytes: der}
-		if !k.created.IsZero() {
-			block.Headers = map[string]string{pemCreated: k.created.UTC().Format(time.RFC3339)}
-		}
-		if err := pem.Encode(&out, block); err != nil {
-			return err
-		}
-	}
-	if err := replaceFile(file, out.Bytes()); err != nil {
-		return fmt.Errorf("write the signing keys: %w", err)
-	}
-	return nil
-}
-
-// replaceFile writes a file that only its owner can read, as a whole or not at
-// all.
-func replaceFile(path string, text []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // made with mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(text)
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp.Name()))
-	}
-	return nil
-}
-
-// parseSigningKeys reads a file of keys.
-func parseSigningKeys(text []byte) ([]signingKey, error) {
-	if len(text) > maxSigningKeys {
-		return nil, fmt.Errorf("it has %d bytes, at most %d are read", len(text), maxSigningKeys)
-	}
-	var all []signingKey
-	for {
-		var block *pem.Block
-		if block, text = pem.Decode(text); block == nil {
-			break
-		}
-		var parsed crypto.PrivateKey
-		var err error
-		switch block.Type {
-		case pemParameters: // openssl writes the curve's name before the key
-			continue
-		case pemSEC1:
-			parsed, err = x509.ParseECPrivateKey(block.Bytes)
-		case pemPKCS8:
-			parsed, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-		default:
-			return nil, fmt.Errorf("it holds a %q, want %s", block.Type, pemSEC1)
-		}
-		private, ok := parsed.(*ecdsa.PrivateKey)
-		if err != nil || !ok || private.Curve != elliptic.P256() {
-			return nil, errors.New("it holds a key that is not an elliptic one on the curve P-256; make one with: openssl ecparam -genkey -name prime256v1 -noout")
-		}
-		k := signingKey{private: private}
-		if k.id, err = thumbprint(private); err != nil {
-			return nil, err
-		}
-		if at := block.Headers[pemCreated]; at != "" {
-			if k.created, err = time.Parse(time.RFC3339, at); err != nil {
-				return nil, fmt.Errorf("a key says that it was created %q, want a time as in RFC 3339", at)
-			}
-		}
-		if !slices.ContainsFunc(all, func(o signingKey) bool { return o.id == k.id }) {
-			all = append(all, k)
-		}
-	}
-	if len(bytes.TrimSpace(text)) > 0 || len(all) == 0 {
-		return nil, errors.New("it must hold keys in PEM, and nothing else")
-	}
-	return all, nil
-}
-
-func thumbprint(private *ecdsa.PrivateKey) (string, error) {
-	sum, err := (&jose.JSONWebKey{Key: private.Public()}).Thumbprint(crypto.SHA256)
-	return base64.RawURLEncoding.EncodeToString(sum), err
+	_, err := (&signkey.File{Path: file}).Rotate(time.Now())
+	return err
 }
 
 // nextRing returns the ring that a file means, after had.
 func nextRing(text []byte, had *ring, now time.Time) (*ring, error) {
-	inFile, err := parseSigningKeys(text)
+	parsed, err := signkey.Parse(text)
 	if err != nil {
 		return nil, err
 	}
-	r := &ring{text: text, inFile: inFile}
+	r := &ring{text: text}
+	for _, k := range parsed {
+		r.inFile = append(r.inFile, signingKey{Key: k})
+	}
 	if had != nil {
 		before := slices.Concat(had.inFile, had.retired)
 		for i := range r.inFile {
 			k := &r.inFile[i]
-			k.signs = now.Add(keyDelay)
-			if j := slices.IndexFunc(before, func(o signingKey) bool { return o.id == k.id }); j >= 0 {
+			k.signs = now.Add(signkey.Delay)
+			if j := slices.IndexFunc(before, func(o signingKey) bool { return o.ID == k.ID }); j >= 0 {
 				k.signs = before[j].signs
 			}
 		}
 		for _, k := range before {
-			if slices.ContainsFunc(r.inFile, func(o signingKey) bool { return o.id == k.id }) {
+			if slices.ContainsFunc(r.inFile, func(o signingKey) bool { return o.ID == k.ID }) {
 				continue
 			}
 			if k.until.IsZero() {
-				k.until = now.Add(keyDelay + iam.MaxExpiry + defaultSkew)
+				k.until = now.Add(signkey.Delay + signkey.Keep)
 			}
 			if now.Before(k.until) {
 				r.retired = append(r.retired, k)
@@ -263,7 +132,7 @@ func nextRing(text []byte, had *ring, now time.Time) (*ring, error) {
 	}
 	var set jose.JSONWebKeySet
 	for _, k := range slices.Concat(r.inFile, r.retired) {
-		set.Keys = append(set.Keys, jose.JSONWebKey{Key: k.private.Public(), KeyID: k.id, Algorithm: string(jose.ES256), Use: "sig"})
+		set.Keys = append(set.Keys, jose.JSONWebKey{Key: k.Private.Public(), KeyID: k.ID, Algorithm: string(jose.ES256), Use: "sig"})
 	}
 	if r.jwks, err = json.Marshal(set); err != nil {
 		return nil, err
@@ -320,11 +189,11 @@ func (k *SigningKeys) Run(ctx context.Context) error {
 }
 
 func (k *SigningKeys) rotateOld(now time.Time) {
-	created := k.ring.Load().inFile[0].created
+	created := k.ring.Load().inFile[0].Created
 	if k.o.MaxAge == 0 || created.IsZero() || now.Before(created.Add(k.o.MaxAge)) {
 		return
 	}
-	if err := RotateSigningKeys(k.o.File, now); err != nil {
+	if _, err := (&signkey.File{Path: k.o.File}).Rotate(now); err != nil {
 		k.o.Log.Error("no new signing key could be made; the old one goes on", "err", err)
 	}
 }
@@ -350,6 +219,41 @@ func (k *SigningKeys) follow(tell func(*keys)) {
 // is not to be changed.
 func (k *SigningKeys) JWKS() []byte { return k.ring.Load().jwks }
 
+// A SigningKey is what everybody may know of a key, and how it is used.
+type SigningKey struct {
+	ID      string     `json:"id"`
+	Created *time.Time `json:"created,omitempty"` // nil: unknown
+	// State is "signs", "next" of one that will, and "verifies" of one that did.
+	State string     `json:"state"`
+	Signs *time.Time `json:"signs,omitempty"` // of the next: from then on
+	Until *time.Time `json:"until,omitempty"` // of one that has left the file: when it is forgotten
+}
+
+// List returns the keys as they are at a time, the newest first.
+func (k *SigningKeys) List(now time.Time) []SigningKey {
+	r := k.ring.Load()
+	signer := r.signer(now).ID
+	state := "next"
+	var all []SigningKey
+	for _, key := range slices.Concat(r.inFile, r.retired) {
+		s := SigningKey{ID: key.ID, State: state}
+		if key.ID == signer {
+			s.State, state = "signs", "verifies"
+		}
+		if !key.Created.IsZero() {
+			s.Created = &key.Created
+		}
+		if s.State == "next" {
+			s.Signs = &key.signs
+		}
+		if !key.until.IsZero() {
+			s.Until = &key.until
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
 // sign returns a token with these claims.
 func (k *SigningKeys) sign(claims map[string]any, now time.Time) (string, error) {
 	key := k.ring.Load().signer(now)
@@ -357,7 +261,7 @@ func (k *SigningKeys) sign(claims map[string]any, now time.Time) (string, error)
 	if err != nil {
 		return "", fmt.Errorf("sign a token: %w", err)
 	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key.private, KeyID: key.id}}, (&jose.SignerOptions{}).WithType("JWT"))
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key.Private, KeyID: key.ID}}, (&jose.SignerOptions{}).WithType("JWT"))
 	if err != nil {
 		return "", fmt.Errorf("sign a token: %w", err)
 	}
@@ -376,13 +280,13 @@ func (k *SigningKeys) Secrets(label string) ([][]byte, error) {
 	first := r.signer(time.Now())
 	all := []signingKey{*first}
 	for _, other := range slices.Concat(r.inFile, r.retired) {
-		if other.id != first.id {
+		if other.ID != first.ID {
 			all = append(all, other)
 		}
 	}
 	var secrets [][]byte
 	for _, key := range all {
-		private, err := key.private.Bytes()
+		private, err := key.Private.Bytes()
 		if err != nil {
 			return nil, err
 		}

@@ -3,6 +3,8 @@ package auth_test
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"os"
@@ -15,10 +17,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/go-jose/go-jose/v4"
+
 	"github.com/graphene-faas/graphene/gateway/auth"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/iam"
+	"github.com/graphene-faas/graphene/internal/signkey"
 	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
@@ -49,8 +54,14 @@ func kids(t *testing.T, keys *auth.SigningKeys) []string {
 	var set struct {
 		Keys []map[string]string
 	}
-	if err := json.Unmarshal(keys.JWKS(), &set); err != nil {
+	var public jose.JSONWebKeySet
+	if err := errors.Join(json.Unmarshal(keys.JWKS(), &set), json.Unmarshal(keys.JWKS(), &public)); err != nil {
 		t.Fatal(err)
+	}
+	for _, k := range public.Keys {
+		if sum, err := k.Thumbprint(crypto.SHA256); err != nil || base64.RawURLEncoding.EncodeToString(sum) != k.KeyID {
+			t.Errorf("the key %s has the thumbprint %x, %v", k.KeyID, sum, err)
+		}
 	}
 	var all []string
 	for _, k := range set.Keys {
@@ -270,7 +281,7 @@ func TestANewKeySignsWhenEverybodyKnowsItAndTheOldOneGoesOnVerifying(t *testing.
 		if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("the file of keys: %v, %v", info.Mode(), err)
 		}
-		if err := auth.RotateSigningKeys(file, time.Now()); err != nil {
+		if err := rotate(file, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(2 * time.Second)
@@ -287,7 +298,7 @@ func TestANewKeySignsWhenEverybodyKnowsItAndTheOldOneGoesOnVerifying(t *testing.
 
 		// A file with one key, as who knows no better writes it.
 		only := filepath.Join(t.TempDir(), "only.key")
-		if err := auth.RotateSigningKeys(only, time.Now()); err != nil {
+		if err := rotate(only, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		text, err := os.ReadFile(only)
@@ -308,11 +319,16 @@ func TestANewKeySignsWhenEverybodyKnowsItAndTheOldOneGoesOnVerifying(t *testing.
 	})
 }
 
+func rotate(file string, now time.Time) error {
+	_, err := (&signkey.File{Path: file}).Rotate(now)
+	return err
+}
+
 func TestAKeyThatIsOldIsReplacedAndForgottenWhenItsTokensHaveExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "issuer.key")
 		for _, age := range []time.Duration{300, 200, 91} { // days
-			if err := auth.RotateSigningKeys(file, time.Now().Add(-age*24*time.Hour)); err != nil {
+			if err := rotate(file, time.Now().Add(-age*24*time.Hour)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -378,7 +394,7 @@ func TestSecretsFollowFromKeysAndTellNothing(t *testing.T) {
 	if len(a) != 1 || len(a[0]) != 32 || !bytes.Equal(a[0], b[0]) || bytes.Equal(a[0], other[0]) {
 		t.Errorf("%x %x %x", a, b, other)
 	}
-	if err := auth.RotateSigningKeys(file, time.Now()); err != nil {
+	if err := rotate(file, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	if c := secrets("a"); len(c) != 2 || !bytes.Equal(c[1], a[0]) {
@@ -388,7 +404,7 @@ func TestSecretsFollowFromKeysAndTellNothing(t *testing.T) {
 
 func FuzzSigningKeys(f *testing.F) {
 	file := filepath.Join(f.TempDir(), "issuer.key")
-	if err := auth.RotateSigningKeys(file, time.Now()); err != nil {
+	if err := rotate(file, time.Now()); err != nil {
 		f.Fatal(err)
 	}
 	text, err := os.ReadFile(file)

@@ -45,6 +45,7 @@ const (
 	KeyList   Action = "Key:List"
 	KeyCreate Action = "Key:Create"
 	KeyDelete Action = "Key:Delete"
+	KeyRotate Action = "Key:Rotate" // of the keys that sign the platform's own tokens
 
 	SystemInfo  Action = "System:Info"
 	SystemUsage Action = "System:Usage"
@@ -57,7 +58,7 @@ func Actions() []Action {
 		SecretList, SecretCreate, SecretUpdate, SecretDelete,
 		NamespaceList, NamespaceGet, NamespaceCreate, NamespaceUpdate, NamespaceDelete,
 		CallList, CallRetry, CallPurge, QueueList, QueueGet,
-		KeyList, KeyCreate, KeyDelete, SystemInfo, SystemUsage,
+		KeyList, KeyCreate, KeyDelete, KeyRotate, SystemInfo, SystemUsage,
 	}
 }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/iam"
+	"github.com/graphene-faas/graphene/internal/signkey"
 )
 
 // iamGroupVersion is that of the resources that say who may do what, as with
@@ -39,6 +40,9 @@ const (
 	// apiKeysSecret holds what is kept of API keys, one entry each. The chart
 	// makes it, so that the provider needs rights to no other secret there.
 	apiKeysSecret = "api-keys"
+	// signingKeySecret holds the keys that sign the platform's own tokens, as a
+	// file of that name.
+	signingKeySecret, signingKeyFile = "issuer-key", "issuer.key"
 	// maxAPIKeys is how many fit, with room to spare, into a secret of 1 MiB.
 	maxAPIKeys = 1000
 
@@ -527,4 +531,31 @@ func (r *Runtime) changeAPIKeys(ctx context.Context, change func(map[string][]by
 		r.identity.setAPIKeys(s)
 		return nil
 	})
+}
+
+// RotateSigningKeys implements package provider's SigningKeys. Gateways see the
+// new key when their nodes have renewed what is mounted.
+func (r *Runtime) RotateSigningKeys(ctx context.Context) (id string, err error) {
+	if !r.SigningKeySecret {
+		return "", fault.Unsupported.Errorf("this provider keeps no signing keys")
+	}
+	secrets := r.clients.CoreV1().Secrets(r.ProfilesNamespace)
+	err = retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		s, err := secrets.Get(ctx, signingKeySecret, metav1.GetOptions{})
+		if err != nil {
+			return fmt.Errorf("read secret %s: %w", signingKeySecret, kind(err))
+		}
+		if s.Data == nil {
+			s.Data = map[string][]byte{}
+		}
+		if s.Data[signingKeyFile], id, err = signkey.Rotate(s.Data[signingKeyFile], time.Now()); err != nil {
+			return err
+		}
+		_, err = secrets.Update(ctx, s, metav1.UpdateOptions{FieldManager: managerApply})
+		if err != nil && !apierrors.IsConflict(err) {
+			return fmt.Errorf("write secret %s: %w", signingKeySecret, kind(err))
+		}
+		return err
+	})
+	return id, err
 }

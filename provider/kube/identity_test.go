@@ -21,6 +21,7 @@ import (
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 	"github.com/graphene-faas/graphene/internal/iam"
+	"github.com/graphene-faas/graphene/internal/signkey"
 	"github.com/graphene-faas/graphene/internal/testkit"
 	"github.com/graphene-faas/graphene/provider/kube"
 )
@@ -66,6 +67,15 @@ func TestIdentityOnAnAPIServer(t *testing.T) {
 	if _, err := k.CoreV1().Secrets(namespace).Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "api-keys"}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	first, _, err := signkey.Rotate(nil, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = k.CoreV1().Secrets(namespace).Delete(t.Context(), "issuer-key", metav1.DeleteOptions{}) // of a run before
+	signing := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "issuer-key"}, Data: map[string][]byte{"issuer.key": first}}
+	if _, err := k.CoreV1().Secrets(namespace).Create(t.Context(), signing, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	for _, kind := range []string{iam.KindIssuer, iam.KindPolicy, iam.KindRole} {
 		kube.DeleteIAMForTest(t, config, kind, namespace)
 	}
@@ -86,7 +96,7 @@ func TestIdentityOnAnAPIServer(t *testing.T) {
 	var providers []*kube.Runtime
 	for range 2 { // the second tells of what the first has written
 		providers = append(providers, running(t, kube.Options{
-			Client: config, DefaultNamespace: namespace, ProfilesNamespace: namespace, IAM: true, ServiceAccounts: []string{"graphene"}, APIKeySecret: true,
+			Client: config, DefaultNamespace: namespace, ProfilesNamespace: namespace, IAM: true, ServiceAccounts: []string{"graphene"}, APIKeySecret: true, SigningKeySecret: true,
 		}))
 	}
 	var mu sync.Mutex
@@ -193,6 +203,14 @@ func TestIdentityOnAnAPIServer(t *testing.T) {
 		return nil
 	})
 
+	rotateSigningKeys(t, providers, func() []byte {
+		s, err := k.CoreV1().Secrets(namespace).Get(t.Context(), "issuer-key", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Data["issuer.key"]
+	})
+
 	// Keys are made by one provider, and known through the other.
 	key, id, hash := auth.NewAPIKey()
 	made := iam.APIKey{ID: id, Hash: hash, Action: iam.List{"Function:Invoke"}, Resource: iam.List{"*"}, Created: time.Now()}
@@ -217,6 +235,35 @@ func TestIdentityOnAnAPIServer(t *testing.T) {
 	})
 	if err := providers[0].DeleteAPIKey(t.Context(), id); !errors.Is(err, fault.NotFound) {
 		t.Errorf("revoked twice: %v", err)
+	}
+}
+
+// rotateSigningKeys has two providers make a new key at the same time.
+func rotateSigningKeys(t *testing.T, providers []*kube.Runtime, read func() []byte) {
+	t.Helper()
+	before, err := signkey.Parse(read())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := make([]string, len(providers))
+	errs := make([]error, len(providers))
+	var all sync.WaitGroup
+	for n, p := range providers {
+		all.Go(func() { ids[n], errs[n] = p.RotateSigningKeys(t.Context()) })
+	}
+	all.Wait()
+	made := ""
+	for n, err := range errs {
+		switch {
+		case err == nil && made == "":
+			made = ids[n]
+		case !errors.Is(err, fault.Exists):
+			t.Errorf("provider %d made %s: %v, after %s", n, ids[n], err, made)
+		}
+	}
+	after, err := signkey.Parse(read())
+	if err != nil || len(after) != 2 || after[0].ID != made || after[1].ID != before[0].ID {
+		t.Errorf("the secret holds %d keys, %v", len(after), err)
 	}
 }
 

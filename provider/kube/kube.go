@@ -56,7 +56,10 @@ type Options struct {
 	ServiceAccounts []string
 	// APIKeySecret keeps API keys, in a secret that there must be.
 	APIKeySecret bool
-	Pods         PodConfig
+	// SigningKeySecret has this make new keys for the platform's own tokens,
+	// in a secret that there must be and that gateways have mounted.
+	SigningKeySecret bool
+	Pods             PodConfig
 	// ThroughService has functions called through their Services and not by
 	// the addresses of their pods, for service meshes.
 	ThroughService bool

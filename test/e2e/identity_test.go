@@ -73,6 +73,7 @@ gateway:
 	t.Run("tokens of an issuer are believed", func(t *testing.T) { p.in(t).tokensAreBelieved(token) })
 	t.Run("pods call as their service account", func(t *testing.T) { p.in(t).podsCall(registry) })
 	t.Run("API keys are kept by the cluster", func(t *testing.T) { p.in(t).keysAreKept() })
+	t.Run("signing keys are rotated", func(t *testing.T) { p.in(t).signingKeysRotate(token) })
 	t.Run("limits are each gateway's and usage is whole", func(t *testing.T) { p.in(t).limitsHold(token) })
 	// Here, because the next installation takes these logs away.
 	p.logsAreQuiet("test/sid1", "system:serviceaccount:default:stranger")
@@ -202,6 +203,32 @@ func (p *platform) keysAreKept() {
 	}
 	p.cli("auth", "key", "revoke", key)
 	eventually(p.t, "the key is revoked", answered("/function/echo", 401))
+}
+
+// signingKeysRotate has the provider make a new key, and Kubernetes carry it to
+// both gateways.
+func (p *platform) signingKeysRotate(token string) {
+	exchange := url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}, "subject_token": {token}}.Encode()
+	var own struct {
+		AccessToken string `json:"access_token"`
+	}
+	a := p.call(200, "POST", "/oauth/token", exchange, "Content-Type", "application/x-www-form-urlencoded")
+	if err := json.Unmarshal([]byte(a.body), &own); err != nil {
+		p.t.Fatal(err)
+	}
+	id := strings.TrimSpace(p.cli("auth", "signing-key", "rotate"))
+	// Nodes renew what is mounted once a minute, or when something else is new.
+	p.k("annotate", "pods", "-n", systemNamespace, "-l", "app=gateway", "--overwrite", "e2e="+id)
+	eventually(p.t, "both gateways publish the new key", func() bool {
+		for range 20 {
+			a, err := p.do("GET", "/.well-known/jwks.json", "", "Connection", "close")
+			if err != nil || !strings.Contains(a.body, id) {
+				return false
+			}
+		}
+		return true
+	})
+	p.call(200, "GET", "/function/echo", "", "Authorization", "Bearer "+own.AccessToken)
 }
 
 // limitsHold calls until nothing is let through any more: each gateway has a

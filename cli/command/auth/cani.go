@@ -22,7 +22,7 @@ func authCommand(f *command.Factory) *cobra.Command {
 		Long: `What callers may do follows from the gateway's file of issuers, policies and
 roles.`,
 	}
-	cmd.AddCommand(canICommand(f), keyCommand(f), policyCommand(f))
+	cmd.AddCommand(canICommand(f), keyCommand(f), policyCommand(f), signingKeyCommand(f))
 	return cmd
 }
 

@@ -30,6 +30,7 @@ type config struct {
 	IAM               bool              `env:"iam" envDefault:"false" doc:"follow the resources JwtIssuer, Policy and Role in profiles_namespace, and the keys of service accounts, and tell the gateways"`
 	ServiceAccounts   string            `env:"service_account_audience" doc:"with iam: believe tokens of the cluster's service accounts that are for one of these audiences, separated by commas, as a JwtIssuer called kubernetes would; empty believes none"`
 	APIKeys           bool              `env:"api_keys" envDefault:"false" doc:"keep API keys in the secret api-keys of profiles_namespace, which must exist"`
+	SigningKeys       bool              `env:"signing_keys" envDefault:"false" doc:"make new keys for the platform's own tokens when asked to, in the secret issuer-key of profiles_namespace, which must exist"`
 	Endpoints         string            `env:"endpoints" envDefault:"pods" doc:"pods: functions are called by the addresses of their pods; service: through their Services, as a service mesh needs"`
 	BasicAuth         bool              `env:"basic_auth" envDefault:"true" doc:"ask for a user name and a password; false lets everybody who reaches the port do everything"`
 	SecretMountPath   string            `env:"secret_mount_path" envDefault:"/run/secrets/" doc:"directory of the files basic-auth-user and basic-auth-password"`
@@ -113,6 +114,7 @@ func (c config) options(identity string, log *slog.Logger) (kube.Options, error)
 		IAM:               c.IAM,
 		ServiceAccounts:   list(c.ServiceAccounts),
 		APIKeySecret:      c.APIKeys,
+		SigningKeySecret:  c.SigningKeys,
 		Pods:              kube.PodConfig{ImagePullPolicy: c.ImagePullPolicy, ImageUser: !c.NonRoot, Settle: c.Settle.Std()},
 		ThroughService:    c.Endpoints == "service",
 		Identity:          identity,

@@ -76,11 +76,11 @@ func TestSettingsReachTheRuntime(t *testing.T) {
 	}
 	want = kube.Options{
 		DefaultNamespace: "fn", Namespaces: []string{"a", "b"}, AllNamespaces: true, ProfilesNamespace: "system",
-		IAM: true, ServiceAccounts: []string{"graphene", "other"}, APIKeySecret: true,
+		IAM: true, ServiceAccounts: []string{"graphene", "other"}, APIKeySecret: true, SigningKeySecret: true,
 		ThroughService: true, Workers: 7, Pods: kube.PodConfig{ImagePullPolicy: "Never", ImageUser: true, Settle: 5 * time.Second},
 	}
 	got := read("function_namespace=fn", "namespaces=a, b", "cluster_role=true", "profiles_namespace=system", "iam=true", "service_account_audience=graphene,other",
-		"api_keys=true", "endpoints=service", "leader_election=false", "reconcile_workers=7", "image_pull_policy=Never", "set_nonroot_user=false", "settle=5s")
+		"api_keys=true", "signing_keys=true", "endpoints=service", "leader_election=false", "reconcile_workers=7", "image_pull_policy=Never", "set_nonroot_user=false", "settle=5s")
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("with every setting (-want +got):\n%s", diff)
 	}

@@ -75,7 +75,7 @@ func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 		return err
 	}
 	server := provider.New(provider.Options{
-		Runtime: runtime, Secrets: runtime, Logs: runtime, Namespaces: runtime, Load: runtime, APIKeys: runtime, Objects: runtime,
+		Runtime: runtime, Secrets: runtime, Logs: runtime, Namespaces: runtime, Load: runtime, APIKeys: runtime, SigningKeys: runtime, Objects: runtime,
 		Info: types.ProviderInfo{Name: "graphene", Orchestration: "kubernetes", Version: &types.VersionInfo{Release: version, SHA: cmp.Or(commit, "unknown")}},
 		Log:  log,
 	})
