@@ -25,6 +25,7 @@ func TestTheRuntimeRunsOnEveryPython(t *testing.T) {
 	ran := regexp.MustCompile(`(?m)^Ran [1-9]`)
 	for version, interpreter := range interpreters(t) {
 		t.Run(version, func(t *testing.T) {
+			t.Parallel()
 			cmd := exec.CommandContext(t.Context(), interpreter, "-B", "-W", "ignore", "-m", "unittest")
 			cmd.Dir = "python"
 			cmd.WaitDelay = time.Second // nothing that a test leaves behind is waited for

@@ -284,8 +284,9 @@ class _Measure:
         for trace in tracemalloc.take_snapshot().traces:
             if trace.domain and trace.size < _LEAST_FOREIGN:
                 continue
-            size, number = sites.get(trace.traceback, (0, 0))
-            sites[trace.traceback] = size + trace.size, number + 1
+            frames = trace.traceback  # made anew each time it is asked for
+            size, number = sites.get(frames, (0, 0))
+            sites[frames] = size + trace.size, number + 1
         for frames, (more, objects) in sites.items():
             site = self._site(frames)
             if site is None:
@@ -433,9 +434,7 @@ def _children() -> Iterable[str]:
 def _processes() -> Iterator[tuple[int, str, str]]:
     """Yield the id, name and state of each child."""
     me = str(os.getpid())
-    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
-        if not name.isdecimal():
-            continue
+    for name in _perhaps_children():
         try:
             with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
                 head, _, rest = file.read().rpartition(")")
@@ -444,6 +443,20 @@ def _processes() -> Iterator[tuple[int, str, str]]:
         state, parent = rest.split()[:2]
         if parent == me:
             yield int(name), head.partition("(")[2], state
+
+
+def _perhaps_children() -> list[str]:
+    """Return the ids of all children, and of other processes where the kernel does not tell them apart."""
+    if not os.path.isdir("/proc/self"):
+        return []
+    found: list[str] = []
+    try:
+        for thread in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{thread}/children", encoding="ascii") as file:
+                found += file.read().split()
+    except OSError:
+        return [name for name in os.listdir("/proc") if name.isdecimal()]
+    return found
 
 
 def _temporary_files() -> Iterator[str]:
