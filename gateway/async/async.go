@@ -67,7 +67,7 @@ const (
 	callsSubject     = "graphene.call."     // QUEUE.NAMESPACE.NAME
 	laterSubject     = "graphene.later."    // the same, or callback.NAMESPACE.NAME
 	recordsSubject   = "graphene.record."   // ID
-	doneSubject      = "graphene.done."     // BLOCK
+	doneSubject      = "graphene.done."     // BLOCK.UNIQUE
 	deadSubject      = "graphene.dead."     // NAMESPACE.NAME.ID
 	callbacksSubject = "graphene.callback." // NAMESPACE.NAME
 	batchesSubject   = "graphene.batch."    // ID, or ID.WINDOW

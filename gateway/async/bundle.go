@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"strconv"
 	"strings"
 
@@ -20,7 +21,7 @@ import (
 
 const (
 	// blockSize is how many neighbours in the calls stream may share a bundle:
-	// the call's place says under which subject its bundle is, and whoever
+	// the call's place says under which subjects its bundle is, and whoever
 	// looks for it reads no more than a block's.
 	blockSize = 64
 	// maxBundle bounds what a bundle holds besides its last call, in bytes. It
@@ -29,21 +30,24 @@ const (
 	maxBundle = 256 << 10
 )
 
-// block returns the subject, in the done stream, of calls whose place in the
-// calls stream is seq.
+// block returns how subjects begin, in the done stream, of bundles with calls
+// whose place in the calls stream is seq. What follows makes each of them
+// unique: the broker finds the last message of a subject at once, and others by
+// reading all that lie between.
 func block(seq uint64) string {
-	return doneSubject + strconv.FormatUint(seq/blockSize, 10)
+	return doneSubject + strconv.FormatUint(seq/blockSize, 10) + "."
 }
 
-// blockNumber reads what block wrote.
+// blockNumber reads which block a bundle with this subject is of.
 func blockNumber(subject string) (uint64, bool) {
-	n, err := strconv.ParseUint(strings.TrimPrefix(subject, doneSubject), 10, 64)
+	number, _, _ := strings.Cut(strings.TrimPrefix(subject, doneSubject), ".")
+	n, err := strconv.ParseUint(number, 10, 64)
 	return n, err == nil
 }
 
 // An ending is what a call came to, to be stored in a bundle.
 type ending struct {
-	subject string // of the bundle
+	subject string // of the bundle; what it begins with, if it ends with a dot
 	index   int    // of a batch's item
 	record  []byte // JSON
 	answer  []byte
@@ -85,7 +89,11 @@ func bundles(endings []ending) (messages []*nats.Msg, of []int) {
 		if !ok || len(messages[at].Data) > maxBundle {
 			at = len(messages)
 			open[e.subject] = at
-			messages = append(messages, &nats.Msg{Subject: e.subject})
+			m := &nats.Msg{Subject: e.subject}
+			if strings.HasSuffix(m.Subject, ".") {
+				m.Subject += strconv.FormatUint(rand.Uint64(), 36)
+			}
+			messages = append(messages, m)
 		}
 		m := messages[at]
 		m.Data = e.bundle(m.Data)
@@ -102,13 +110,13 @@ func bundles(endings []ending) (messages []*nats.Msg, of []int) {
 	return messages, of
 }
 
-// eachOfBlock calls each for the records and answers of the bundles with a
-// subject, in their order.
-func (q *Queue) eachOfBlock(ctx context.Context, subject string, each func(record, answer []byte)) error {
+// eachOfBlock calls each for the records and answers of the bundles whose
+// subjects begin with this, in their order.
+func (q *Queue) eachOfBlock(ctx context.Context, block string, each func(record, answer []byte)) error {
 	for from, more := uint64(1), true; more; {
 		var page []message
 		var err error
-		if page, more, err = q.ahead(ctx, doneStream, subject, from, blockSize); err != nil {
+		if page, more, err = q.latest(ctx, doneStream, []string{block + "*"}, from, blockSize); err != nil {
 			return unavailable(fmt.Errorf("read results: %w", err))
 		}
 		for _, m := range page {

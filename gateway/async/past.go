@@ -18,8 +18,8 @@ type past struct {
 	last uint64 // calls up to here were there
 
 	mu sync.Mutex
-	// blocks has, by their subject, the blocks of calls that wait of which some
-	// have ended, with the ids of these; nil until they are read.
+	// blocks has the blocks of calls that wait of which some have ended, by what
+	// their subjects begin with, with the ids of these; nil until they are read.
 	blocks map[string]map[string]bool
 }
 
@@ -39,7 +39,7 @@ func (q *Queue) newPast(ctx context.Context) (*past, error) {
 	}
 	for s := range done.State.Subjects {
 		if n, ok := blockNumber(s); ok && n >= calls.State.FirstSeq/blockSize && n <= p.last/blockSize {
-			p.blocks[s] = nil
+			p.blocks[block(n*blockSize)] = nil
 		}
 	}
 	return p, nil
@@ -60,7 +60,7 @@ func (p *past) suspects(ctx context.Context, got []*delivery) {
 	if len(old) == 0 {
 		return
 	}
-	records, more, err := p.q.latest(ctx, recordsStream, subjects)
+	records, more, err := p.q.latest(ctx, recordsStream, subjects, 1, len(subjects))
 	if err != nil || more {
 		return
 	}

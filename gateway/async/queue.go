@@ -186,7 +186,7 @@ func (q *Queue) Await(ctx context.Context, id string) (*Call, error) {
 	stored := make(chan *nats.Msg, 2*blockSize) // never full, which the client would complain of
 	subjects := []string{recordsSubject + id}
 	if place, ok := sequence(id); ok {
-		subjects = append(subjects, block(place))
+		subjects = append(subjects, block(place)+"*")
 	}
 	for _, s := range subjects {
 		sub, err := q.nc.ChanSubscribe(s, stored)

@@ -81,11 +81,11 @@ func (q *Queue) ahead(ctx context.Context, stream, filter string, from uint64, n
 	return q.direct(ctx, stream, n, map[string]any{"seq": max(1, from), "next_by_subj": filter})
 }
 
-// latest returns the last message of each of these subjects of a stream that
-// has one. It reports whether it left some away, because they are large. There
-// can be 1024 subjects at most.
-func (q *Queue) latest(ctx context.Context, stream string, subjects []string) (page []message, more bool, err error) {
-	return q.direct(ctx, stream, len(subjects), map[string]any{"multi_last": subjects})
+// latest returns the last message of each subject of a stream that matches one
+// of filters, up to n of those from the place from on, in their order. It
+// reports whether there may be more. At most 1024 subjects can match.
+func (q *Queue) latest(ctx context.Context, stream string, filters []string, from uint64, n int) (page []message, more bool, err error) {
+	return q.direct(ctx, stream, n, map[string]any{"seq": from, "multi_last": filters})
 }
 
 // direct asks for up to n messages of a stream that match request.
