@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -250,13 +251,10 @@ func TestKeysOfKeycloakAreReplacedUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	provider := map[string]any{
-		"name": "next", "providerId": "rsa-generated", "providerType": "org.keycloak.keys.KeyProvider",
-		"config": map[string][]string{"priority": {"200"}, "enabled": {"true"}, "active": {"true"}, "algorithm": {"RS256"}, "keySize": {"2048"}},
-	}
-	keycloaks.admin(t, "POST", "acme/components", provider, nil)
-	next := keycloaks.token(t, "pipeline", "pipeline-secret")
-	if header := func(s string) string { h, _, _ := strings.Cut(s, "."); return h }; header(first) == header(next) {
+	old := keycloaks.signingKeys(t)
+	next := keycloaks.rotate(t, "next")
+	header := func(s string) string { h, _, _ := strings.Cut(s, "."); return h }
+	if header(first) == header(next) {
 		t.Error("the new token has the old key: the test shows nothing")
 	}
 	before := done.Load()
@@ -265,6 +263,55 @@ func TestKeysOfKeycloakAreReplacedUnderLoad(t *testing.T) {
 	close(stop)
 	calls.Wait()
 	t.Logf("%d calls while the key was replaced", done.Load())
+
+	// An old key that Keycloak takes away is not good any more when the platform
+	// next asks for keys: after five minutes, or for a token with a new one.
+	if status, body := p.get("/auth/me", first); status != 200 {
+		t.Errorf("a token of the old key, which is published still: %d %s", status, body)
+	}
+	for _, id := range old {
+		keycloaks.admin(t, "DELETE", "acme/components/"+id, nil, nil)
+	}
+	last := keycloaks.rotate(t, "last")
+	for _, good := range []string{last, next} {
+		if status, body := p.get("/auth/me", good); status != 200 {
+			t.Errorf("a token of a key that is published: %d %s", status, body)
+		}
+	}
+	if status, body := p.get("/auth/me", first); status != 401 {
+		t.Errorf("a token of the key that was taken away: %d %s", status, body)
+	}
+}
+
+// signingKeys are the IDs of what makes the keys that sign Keycloak's tokens.
+func (k *keycloak) signingKeys(t *testing.T) []string {
+	t.Helper()
+	var all []struct {
+		ID         string
+		ProviderID string `json:"providerId"`
+	}
+	k.admin(t, "GET", "acme/components?type=org.keycloak.keys.KeyProvider", nil, &all)
+	var ids []string
+	for _, c := range all {
+		if c.ProviderID == "rsa-generated" {
+			ids = append(ids, c.ID)
+		}
+	}
+	if len(ids) == 0 {
+		t.Fatalf("Keycloak has no key of its own: %+v", all)
+	}
+	return ids
+}
+
+// rotate has a new key sign Keycloak's tokens, and returns one of these.
+func (k *keycloak) rotate(t *testing.T, name string) (token string) {
+	t.Helper()
+	priority := strconv.FormatInt(time.Now().UnixMilli(), 10) // above all from before
+	k.admin(t, "POST", "acme/components", map[string]any{
+		"name": name, "providerId": "rsa-generated", "providerType": "org.keycloak.keys.KeyProvider",
+		"config": map[string][]string{"priority": {priority}, "enabled": {"true"}, "active": {"true"}, "algorithm": {"RS256"}, "keySize": {"2048"}},
+	}, nil)
+	return k.token(t, "pipeline", "pipeline-secret")
 }
 
 // TestKeycloakIsAway shows that who is known stays known while the issuer does
