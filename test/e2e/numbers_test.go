@@ -211,7 +211,7 @@ spec: {tolerations: [{key: simulated, operator: Exists}]}
 		listed = append(listed, time.Since(began))
 	}
 	// Nobody asks anything; what works now works for nothing.
-	const idle = 30 * time.Second
+	const idle = 20 * time.Second
 	time.Sleep(idle / 2)
 	before := p.usage()
 	time.Sleep(idle)
@@ -446,7 +446,7 @@ func TestTheFirstCallWaitsForNothingButTheFunction(t *testing.T) {
 	p.pythonFunction("coldpy", "python3-http", ageing)
 	p.cli("up", "-f", "coldpy.yml")
 	api := p.api()
-	const rounds = 7
+	const rounds = 5
 	// alone is the same container without the platform: the function that it
 	// returns scales it to one, says when it runs, and scales it back.
 	alone := func(name string) func() time.Duration {
