@@ -64,6 +64,7 @@ func TestModelsOfKnownLibrariesSurvive(t *testing.T) {
 	for name, handler := range modelHandlers {
 		for _, threads := range []int{1, 2} {
 			t.Run(strings.Join([]string{name, map[int]string{1: "shared", 2: "threads"}[threads]}, "/"), func(t *testing.T) {
+				t.Parallel()
 				o := pool(t, handler+predict)
 				o.Process[0] = interpreter
 				o.Workers.Threads = threads
@@ -88,6 +89,7 @@ func TestModelsOfKnownLibrariesSurvive(t *testing.T) {
 		}
 	}
 	t.Run("insists on threads", func(t *testing.T) {
+		t.Parallel()
 		o := pool(t, modelHandlers["HistGradientBoosting"]+predict, "OMP_NUM_THREADS=2")
 		o.Process[0] = interpreter
 		r := start(t, o).up()
