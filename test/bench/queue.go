@@ -60,7 +60,7 @@ const (
 // alone, on the same broker, in this process.
 func benchQueue(out io.Writer, o options) error {
 	load, generator := generateLoad()
-	fmt.Fprintf(out, "Accepting: POST of 26 bytes by %s, %d connections, %s each; draining: %d empty calls of a Go function; the broker, its peers and the function share this process's %d CPUs.\n\n",
+	fmt.Fprintf(out, "Accepting: POST of 26 bytes by %s, %d connections, %s each; draining: %d empty calls of a Go function; the broker, its peers and the function share this process's %d CPUs. From the memory on the functions are a process apart.\n\n",
 		generator, acceptors, o.duration, drainCalls, runtime.NumCPU())
 	fmt.Fprintf(out, "| | nats.go alone | queue | ratio | bound |\n|---|---|---|---|---|\n")
 	var missed []error
