@@ -111,7 +111,7 @@ func (f *Fake) settle(fn *faked) {
 	for fn.failure == "" && len(fn.replicas) < int(fn.Replicas) {
 		r := function.Replica{ID: fmt.Sprintf("%s-%d", fn.Name, fn.started), Address: f.address, Revision: fn.revision, Ready: true}
 		fn.started++
-		fn.replicas = append(fn.replicas[:len(fn.replicas):len(fn.replicas)], r)
+		fn.replicas = append(slices.Clip(fn.replicas), r)
 		if f.Says == nil {
 			continue
 		}
