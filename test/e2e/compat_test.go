@@ -350,16 +350,16 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 		p.t.Errorf("the list is %v", names)
 	}
 
-	p.call(202, "PUT", "/system/secrets", `{"name":"api-key","value":"second"}`)
+	p.call(202, "PUT", "/system/secrets", `{"name":"api-key","value":"renewed-4711"}`)
 	eventually(p.t, "the function sees the new value", func() bool {
-		return strings.HasPrefix(p.call(200, "GET", "/function/secretive/api-key", "").body, `"second"`)
+		return strings.HasPrefix(p.call(200, "GET", "/function/secretive/api-key", "").body, `"renewed-4711"`)
 	})
 	if a, err := p.do("DELETE", "/system/secrets", `{"name":"api-key"}`); err != nil || a.status < 400 {
 		// A platform may allow it; then the function must go on.
 		p.call(200, "GET", "/function/secretive/blob", "")
 	}
 	p.cli("remove", "secretive")
-	if strings.Contains(p.log.String(), "second") {
+	if strings.Contains(p.log.String(), "renewed-4711") {
 		p.t.Error("a secret is in the log")
 	}
 }
