@@ -2,17 +2,22 @@ package identity
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/graphene-faas/graphene/internal/iam"
 )
 
-// TestTheGuidesRulesAreRight reads every rule that a guide shows.
+// TestTheGuidesRulesAreRight reads every rule that a guide shows, in the form
+// of a file and in that of resources of a cluster.
 func TestTheGuidesRulesAreRight(t *testing.T) {
 	const issuer = "issuers: [{name: corp, iss: https://sso.example.com, aud: [graphene]}]\n"
 	const filler = "\npolicies: [%s]\n"
@@ -29,10 +34,13 @@ func TestTheGuidesRulesAreRight(t *testing.T) {
 			continue
 		}
 		for _, block := range guideBlocks(t, page, "yaml") {
-			if strings.Contains(block, "staticClients:") {
-				continue // Dex's own
+			if strings.Contains(block, "staticClients:") || strings.HasPrefix(block, "iam:") {
+				continue // Dex's own, and values of the chart
 			}
 			seen++
+			if strings.HasPrefix(block, "apiVersion:") {
+				block = rulesOf(t, block)
+			}
 			if !strings.Contains(block, "issuers:") {
 				block = issuer + block
 			}
@@ -47,6 +55,39 @@ func TestTheGuidesRulesAreRight(t *testing.T) {
 	if seen < 5 {
 		t.Errorf("only %d rules were found: the test looks in the wrong place", seen)
 	}
+}
+
+// rulesOf makes a file of rules of the policies and roles among manifests.
+func rulesOf(t *testing.T, manifests string) string {
+	t.Helper()
+	rules := map[string][]map[string]any{}
+	for d := yaml.NewDecoder(strings.NewReader(manifests)); ; {
+		var resource struct {
+			APIVersion string `yaml:"apiVersion"`
+			Kind       string
+			Metadata   struct{ Name string }
+			Spec       map[string]any
+		}
+		if err := d.Decode(&resource); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if resource.APIVersion != "iam.openfaas.com/v1" {
+			continue
+		}
+		kind, ok := map[string]string{"Policy": "policies", "Role": "roles"}[resource.Kind]
+		if !ok {
+			t.Fatalf("kind %s is not known", resource.Kind)
+		}
+		resource.Spec["name"] = resource.Metadata.Name
+		rules[kind] = append(rules[kind], resource.Spec)
+	}
+	text, err := yaml.Marshal(rules)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
 }
 
 // runPipeline runs the program of the guide as a service account.
