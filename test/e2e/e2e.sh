@@ -14,6 +14,9 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 name=${NAME:-e2e}
+if [ -n "${REPORT:-}" ]; then
+	REPORT=$(realpath "$REPORT") # which fails now, and not after the suite, where there is no such folder
+fi
 logs=bin/e2e-logs
 other=${KUBECONFIG:-}
 work=$(mktemp -d)
@@ -158,5 +161,5 @@ fi
 
 say "run the suite"
 go test -count=1 -timeout 45m ${VERBOSE:+-v} ./test/e2e -run "${RUN:-.}" \
-	-gateway "$GATEWAY" -values "$work/values.yaml" -tag "$tag" -previous "$previous" ${REPORT:+-report "$PWD/$REPORT"} 
+	-gateway "$GATEWAY" -values "$work/values.yaml" -tag "$tag" -previous "$previous" ${REPORT:+-report "$REPORT"} 
 say "done"
