@@ -129,6 +129,7 @@ func TestDeployUpdatesAndCreatesOnlyWhatIsNotThere(t *testing.T) {
 	}{
 		{[]string{"202"}, "PUT", nil},
 		{[]string{"404 no such function", "202"}, "PUT POST", nil},
+		{[]string{"404 no such function", "409 exists", "202"}, "PUT POST PUT", nil}, // somebody else was faster
 		{[]string{"400 bad image"}, "PUT", fault.Invalid},
 	} {
 		p := newPeer(t, client.Options{}, tt.answers...)

@@ -94,6 +94,9 @@ func (c *Client) Deploy(ctx context.Context, d types.FunctionDeployment) error {
 	err := c.Update(ctx, d)
 	if errors.Is(err, fault.NotFound) {
 		err = c.Create(ctx, d)
+		if errors.Is(err, fault.Exists) { // somebody else has made it in between
+			err = c.Update(ctx, d)
+		}
 	}
 	return err
 }
