@@ -244,10 +244,10 @@ func TestAsynchronousCallsThatWaitBringReplicas(t *testing.T) {
 		"plain":  scaleLabels("max", "3"),
 	} {
 		p.sleeperFunction(name, "max_inflight: 1", labels)
-		// A minute's work for one replica: the queue finds out slowly that there
-		// is room for one more call, where it was refused that before.
-		for range 60 {
-			p.call(202, "POST", "/async-function/"+name+"?1000", "")
+		// A minute's work for one replica. The queue finds out only after some
+		// rounds of calls that there is room for one more than was refused.
+		for range 200 {
+			p.call(202, "POST", "/async-function/"+name+"?300", "")
 		}
 		eventually(t, "the queue of "+name+" is served by three replicas", func() bool { return p.status(name).AvailableReplicas == 3 })
 		t.Logf("%s: %s", name, p.scaling(name).Latest.Reason)
