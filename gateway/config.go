@@ -24,6 +24,7 @@ import (
 	"github.com/graphene-faas/graphene/internal/conf"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/signkey"
 	"github.com/graphene-faas/graphene/internal/web"
 )
 
@@ -132,7 +133,7 @@ func (c Config) Options(log *slog.Logger, version types.VersionInfo) (_ Options,
 		if c.PublicURL == "" {
 			return Options{}, fault.Invalid.Errorf("issuer_key_path needs public_url: tokens name who has made them")
 		}
-		if keys, err = auth.OpenSigningKeys(auth.SigningKeysOptions{File: c.IssuerKeyPath, Log: log}); err != nil {
+		if keys, err = auth.OpenSigningKeys(auth.SigningKeysOptions{File: &signkey.File{Path: c.IssuerKeyPath}, Log: log}); err != nil {
 			return Options{}, fmt.Errorf("issuer_key_path: %w", err)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/graphene-faas/graphene/gateway"
 	"github.com/graphene-faas/graphene/gateway/auth"
+	"github.com/graphene-faas/graphene/internal/signkey"
 	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
@@ -34,7 +35,7 @@ func issuing(t *testing.T, i *issuer) func(*gateway.Options) {
 		if o.PublicURL, err = url.Parse("http://" + o.Listener.Addr().String()); err != nil {
 			t.Fatal(err)
 		}
-		if o.Keys, err = auth.OpenSigningKeys(auth.SigningKeysOptions{File: filepath.Join(dir, "issuer.key"), MaxAge: time.Hour, Log: testkit.Log(t)}); err != nil {
+		if o.Keys, err = auth.OpenSigningKeys(auth.SigningKeysOptions{File: &signkey.File{Path: filepath.Join(dir, "issuer.key")}, MaxAge: time.Hour, Log: testkit.Log(t)}); err != nil {
 			t.Fatal(err)
 		}
 		if o.Tokens, err = auth.OpenTokens(auth.TokensOptions{File: file, Keys: o.Keys, URL: o.PublicURL.String(), Log: testkit.Log(t)}); err != nil {

@@ -116,7 +116,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return fault.Invalid.Errorf("--public-url: %w", err)
 	}
 	signing := &signkey.File{Path: dir.join("auth/issuer.key")}
-	keys, err := auth.OpenSigningKeys(auth.SigningKeysOptions{File: signing.Path, MaxAge: signingKeyAge, Log: o.Log})
+	keys, err := auth.OpenSigningKeys(auth.SigningKeysOptions{File: signing, MaxAge: signingKeyAge, Log: o.Log})
 	if err != nil {
 		return err
 	}

@@ -27,9 +27,9 @@ const signingPoll = time.Second
 
 // SigningKeysOptions are what [SigningKeys] need.
 type SigningKeysOptions struct {
-	// File holds the keys: elliptic ones on the curve P-256, in PEM. The first
-	// signs, the others only verify. It is read again when it changes.
-	File string
+	// File holds the keys, and is read again when it changes. Whoever else
+	// rotates it in this process does so by the same value.
+	File *signkey.File
 	// MaxAge has the file made if there is none, and a new key when the first
 	// is older, where the program owns the file; 0 leaves the file to others.
 	MaxAge time.Duration
@@ -77,13 +77,13 @@ func OpenSigningKeys(o SigningKeysOptions) (*SigningKeys, error) {
 			return nil, err
 		}
 	}
-	text, err := os.ReadFile(o.File)
+	text, err := os.ReadFile(o.File.Path)
 	if err != nil {
 		return nil, fault.Invalid.Errorf("read the signing keys: %w", err)
 	}
 	r, err := nextRing(text, nil, time.Now())
 	if err != nil {
-		return nil, fault.Invalid.Errorf("%s: %w", o.File, err)
+		return nil, fault.Invalid.Errorf("%s: %w", o.File.Path, err)
 	}
 	k.ring.Store(r)
 	return k, nil
@@ -91,11 +91,11 @@ func OpenSigningKeys(o SigningKeysOptions) (*SigningKeys, error) {
 
 // ensureSigningKeys makes a file with one key unless there is one. Only its
 // owner can read it.
-func ensureSigningKeys(file string) error {
-	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
+func ensureSigningKeys(file *signkey.File) error {
+	if _, err := os.Stat(file.Path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	_, err := (&signkey.File{Path: file}).Rotate(time.Now())
+	_, err := file.Rotate(time.Now())
 	return err
 }
 
@@ -166,7 +166,7 @@ func (k *SigningKeys) Run(ctx context.Context) error {
 		case now := <-tick.C:
 			k.rotateOld(now)
 			had := k.ring.Load()
-			text, err := os.ReadFile(k.o.File)
+			text, err := os.ReadFile(k.o.File.Path)
 			if err == nil && (bytes.Equal(text, had.text) || bytes.Equal(text, wrong)) {
 				continue
 			}
@@ -176,14 +176,14 @@ func (k *SigningKeys) Run(ctx context.Context) error {
 			}
 			if err != nil {
 				if wrong == nil || !bytes.Equal(text, wrong) {
-					k.o.Log.Error("the signing keys are wrong; those from before stay in force", "file", k.o.File, "err", err)
+					k.o.Log.Error("the signing keys are wrong; those from before stay in force", "file", k.o.File.Path, "err", err)
 				}
 				wrong = append([]byte{}, text...)
 				continue
 			}
 			wrong = nil
 			k.set(r)
-			k.o.Log.Info("signing keys have changed", "file", k.o.File, "keys", len(r.inFile), "retired", len(r.retired), "signs_from", r.inFile[0].signs)
+			k.o.Log.Info("signing keys have changed", "file", k.o.File.Path, "keys", len(r.inFile), "retired", len(r.retired), "signs_from", r.inFile[0].signs)
 		}
 	}
 }
@@ -193,7 +193,7 @@ func (k *SigningKeys) rotateOld(now time.Time) {
 	if k.o.MaxAge == 0 || created.IsZero() || now.Before(created.Add(k.o.MaxAge)) {
 		return
 	}
-	if _, err := (&signkey.File{Path: k.o.File}).Rotate(now); err != nil {
+	if _, err := k.o.File.Rotate(now); err != nil {
 		k.o.Log.Error("no new signing key could be made; the old one goes on", "err", err)
 	}
 }

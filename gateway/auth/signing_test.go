@@ -32,7 +32,7 @@ const platform = "https://functions.test"
 // signing has the keys of a file, which is made if there is none.
 func signing(t testing.TB, file string) *auth.SigningKeys {
 	t.Helper()
-	keys, err := auth.OpenSigningKeys(auth.SigningKeysOptions{File: file, MaxAge: 90 * 24 * time.Hour, Log: testkit.Log(t)})
+	keys, err := auth.OpenSigningKeys(auth.SigningKeysOptions{File: &signkey.File{Path: file}, MaxAge: 90 * 24 * time.Hour, Log: testkit.Log(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -364,7 +364,7 @@ func TestKeysOfOpenSSLAreTakenAndOthersAreNot(t *testing.T) {
 			t.Skipf("SKIPPED: no openssl to make keys with: %v", err)
 		}
 		write(t, dir, name, string(text))
-		keys, err := auth.OpenSigningKeys(auth.SigningKeysOptions{File: filepath.Join(dir, name)})
+		keys, err := auth.OpenSigningKeys(auth.SigningKeysOptions{File: &signkey.File{Path: filepath.Join(dir, name)}})
 		if (err == nil) != tt.ok || err != nil && !errors.Is(err, fault.Invalid) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -374,7 +374,7 @@ func TestKeysOfOpenSSLAreTakenAndOthersAreNot(t *testing.T) {
 	}
 	for name, text := range map[string]string{"empty": "", "text": "x", "certificate": "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"} {
 		write(t, dir, "wrong", text)
-		if _, err := auth.OpenSigningKeys(auth.SigningKeysOptions{File: filepath.Join(dir, "wrong")}); !errors.Is(err, fault.Invalid) {
+		if _, err := auth.OpenSigningKeys(auth.SigningKeysOptions{File: &signkey.File{Path: filepath.Join(dir, "wrong")}}); !errors.Is(err, fault.Invalid) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -419,7 +419,7 @@ func FuzzSigningKeys(f *testing.F) {
 		if err := os.WriteFile(path, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		keys, err := auth.OpenSigningKeys(auth.SigningKeysOptions{File: path})
+		keys, err := auth.OpenSigningKeys(auth.SigningKeysOptions{File: &signkey.File{Path: path}})
 		if err != nil && !errors.Is(err, fault.Invalid) {
 			t.Fatal(err)
 		}
