@@ -20,6 +20,7 @@ import (
 	"github.com/gofrs/flock"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/graphene-faas/graphene/internal/atomicfile"
 	"github.com/graphene-faas/graphene/internal/fault"
 )
 
@@ -202,29 +203,10 @@ func (f File) change(wait func(*flock.Flock) error, edit func(*document) error) 
 	if err != nil {
 		return fmt.Errorf("write %s: %w", f.Path, err)
 	}
-	return replaceFile(f.Path, text)
-}
-
-// replaceFile puts text at path, so that a reader sees the old file or the
-// new one, whole, whatever happens in between. It is 0600 from the start.
-func replaceFile(path string, text []byte) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".config-*.yml")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+	if err := atomicfile.Write(f.Path, text, 0o600); err != nil {
+		return fmt.Errorf("write %s: %w", f.Path, err)
 	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("write %s: %w", path, errors.Join(err, os.Remove(tmp.Name())))
-		}
-	}()
-	_, err = tmp.Write(text)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if err = errors.Join(err, tmp.Close()); err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), path)
+	return nil
 }
 
 // read returns the file's content, that of an empty file if there is none.

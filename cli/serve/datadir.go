@@ -11,6 +11,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/graphene-faas/graphene/internal/atomicfile"
 	"github.com/graphene-faas/graphene/internal/fault"
 )
 
@@ -66,7 +67,7 @@ func (d *dataDir) settle() error {
 	text, err := os.ReadFile(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if err := writeFile(file, fmt.Appendf(nil, "%d\n", layoutVersion), 0o644); err != nil {
+		if err := atomicfile.Write(file, fmt.Appendf(nil, "%d\n", layoutVersion), 0o644); err != nil {
 			return fmt.Errorf("data directory: %w", err)
 		}
 	case err != nil:
@@ -113,19 +114,3 @@ func (d *dataDir) join(name string) string { return filepath.Join(d.path, name) 
 
 // Close gives the directory back.
 func (d *dataDir) Close() error { return d.lock.Close() }
-
-// writeFile replaces the file name as a whole or not at all, also when the
-// machine stops in between.
-func writeFile(name string, content []byte, mode os.FileMode) error {
-	tmp, err := os.CreateTemp(filepath.Dir(name), ".tmp-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(content)
-	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(tmp.Name(), name)
-}

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/graphene-faas/graphene/internal/atomicfile"
 	"github.com/graphene-faas/graphene/internal/fault"
 )
 
@@ -106,22 +107,11 @@ func ensureCredential(dir, name, value string) (created bool, err error) {
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		return false, err
 	}
-	tmp, err := os.CreateTemp(dir, "."+name+"-*") // made with mode 0600
-	if err != nil {
+	switch err := atomicfile.Create(path, []byte(value+"\n"), 0o600); {
+	case errors.Is(err, fs.ErrExist): // another process was faster
+		return false, nil
+	case err != nil:
 		return false, fmt.Errorf("write credentials: %w", err)
 	}
-	_, err = tmp.WriteString(value + "\n")
-	err = errors.Join(err, tmp.Sync(), tmp.Close())
-	if err == nil {
-		// Unlike a rename, a link never replaces what another process wrote.
-		if err = os.Link(tmp.Name(), path); errors.Is(err, fs.ErrExist) {
-			err, created = nil, false
-		} else {
-			created = err == nil
-		}
-	}
-	if err := errors.Join(err, os.Remove(tmp.Name())); err != nil {
-		return false, fmt.Errorf("write credentials: %w", err)
-	}
-	return created, nil
+	return true, nil
 }

@@ -22,11 +22,11 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/graphene-faas/graphene/internal/atomicfile"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/iam"
 )
@@ -179,7 +179,7 @@ func (f *File) Rotate(now time.Time) (id string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if err := replace(f.Path, text); err != nil {
+	if err := atomicfile.Write(f.Path, text, 0o600); err != nil {
 		return "", fmt.Errorf("write the signing keys: %w", err)
 	}
 	return id, nil
@@ -187,19 +187,3 @@ func (f *File) Rotate(now time.Time) (id string, err error) {
 
 // RotateSigningKeys implements package provider's SigningKeys.
 func (f *File) RotateSigningKeys(context.Context) (id string, err error) { return f.Rotate(time.Now()) }
-
-// replace writes a file that only its owner can read, as a whole or not at all.
-func replace(path string, text []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // made with mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(text)
-	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp.Name()))
-	}
-	return nil
-}

@@ -22,6 +22,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
+	"github.com/graphene-faas/graphene/internal/atomicfile"
 	"github.com/graphene-faas/graphene/internal/fault"
 	"github.com/graphene-faas/graphene/internal/function"
 )
@@ -230,7 +231,7 @@ func (s *images) unpack(ctx context.Context, digest string, img v1.Image, config
 	if err := os.Rename(tmp, s.path(digest)); err != nil {
 		return err
 	}
-	return syncDir(s.dir)
+	return atomicfile.SyncDir(s.dir)
 }
 
 // withoutBase returns the layers and the environment that an image of the

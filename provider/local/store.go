@@ -12,6 +12,7 @@ import (
 
 	"github.com/openfaas/faas-provider/types"
 
+	"github.com/graphene-faas/graphene/internal/atomicfile"
 	"github.com/graphene-faas/graphene/internal/function"
 )
 
@@ -100,7 +101,7 @@ func (s *store) remove(ref function.Ref) error {
 	file := s.file(ref)
 	err := os.Remove(file)
 	if err == nil {
-		err = syncDir(filepath.Dir(file))
+		err = atomicfile.SyncDir(filepath.Dir(file))
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("forget %s: %w", ref, err)
@@ -153,33 +154,11 @@ func (s *store) read(file string) (record, error) {
 	return rec, nil
 }
 
-// writeFile replaces the file called name as a whole or not at all, also when
-// the machine stops in between, and makes its directory if needed.
+// writeFile replaces the file called name as a whole or not at all, and makes
+// its directory if needed.
 func writeFile(name string, content []byte, mode fs.FileMode) error {
-	dir := filepath.Dir(name)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(dir, ".tmp-*")
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(content)
-	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), name)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp.Name()))
-	}
-	return syncDir(dir)
-}
-
-// syncDir makes the names in a directory survive a loss of power.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return atomicfile.Write(name, content, mode)
 }
