@@ -28,7 +28,7 @@ func openQueue(parent string) (*queue, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := server.NewServer(&server.Options{ServerName: "test", DontListen: true, JetStream: true, StoreDir: dir, NoSigs: true, NoLog: true})
+	s, err := server.NewServer(&server.Options{ServerName: "test", DontListen: true, JetStream: true, StoreDir: dir, JetStreamMaxStore: 1 << 50, NoSigs: true, NoLog: true})
 	if err != nil {
 		return nil, err
 	}

@@ -182,7 +182,7 @@ func (r *rig) await(id string) *Call {
 		r.t.Fatal(err)
 	}
 	if !c.State.Ended() {
-		r.t.Fatalf("call %s is %s after a minute", id, c.State)
+		r.t.Fatalf("call %s is %s after a minute: %+v", id, c.State, c)
 	}
 	return c
 }
@@ -648,6 +648,39 @@ func TestAWorkerThatStopsFinishesWhatRunsAndGivesBackTheRest(t *testing.T) {
 	r.work()
 	for _, id := range ids {
 		r.await(id)
+	}
+}
+
+func TestTheRecordOfATryDoesNotReplaceThatOfALaterOne(t *testing.T) {
+	r := newRig(t, echo)
+	tries := func(n int) []Try { return make([]Try, n) }
+	for _, test := range []struct {
+		name  string
+		there *Call // what is stored when the record of the second try comes
+		want  State
+		tries int
+	}{
+		{"nothing", nil, Waiting, 2},
+		{"the first try", &Call{State: Waiting, Tries: tries(1)}, Waiting, 2},
+		{"the third try", &Call{State: Waiting, Tries: tries(3)}, Waiting, 3},
+		{"the end", &Call{State: Done, Tries: tries(3)}, Done, 3},
+		{"the end by somebody who cancels", &Call{State: Cancelled, Tries: tries(1)}, Cancelled, 1},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			id := r.submit("fn", "")
+			if test.there != nil {
+				test.there.ID = id
+				if err := r.putRecord(t.Context(), test.there, nil, anyRecord); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := r.putTry(t.Context(), &Call{ID: id, State: Waiting, Tries: tries(2)}); err != nil {
+				t.Fatal(err)
+			}
+			if c, _, err := r.record(t.Context(), id); err != nil || c.State != test.want || len(c.Tries) != test.tries {
+				t.Errorf("the record is %+v, %v; want %s with %d tries", c, err, test.want, test.tries)
+			}
+		})
 	}
 }
 

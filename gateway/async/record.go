@@ -108,6 +108,34 @@ func (q *Queue) putRecord(ctx context.Context, c *Call, body []byte, last uint64
 	return nil
 }
 
+// putTry stores c, the record of a call whose next try is in the queue already.
+// That try may be over by now, and what its worker has stored stays.
+func (q *Queue) putTry(ctx context.Context, c *Call) error {
+	for last := uint64(0); ; {
+		err := q.putRecord(ctx, c, nil, last)
+		if !errors.Is(err, errConflict) {
+			return err
+		}
+		there, _, err := q.record(ctx, c.ID)
+		switch {
+		case isNotFound(err):
+			last = 0
+		case err != nil:
+			return err
+		case overtaken(len(c.Tries), there.State, len(there.Tries)):
+			return nil
+		default:
+			last = there.seq
+		}
+	}
+}
+
+// overtaken reports whether a record in this state knows more of a call than
+// one that waits for the try after tries.
+func overtaken(tries int, there State, triesThere int) bool {
+	return there.Ended() || triesThere > tries
+}
+
 // record returns the record of a call and the body of its answer. Errors are
 // fault.NotFound.
 func (q *Queue) record(ctx context.Context, id string) (*Call, []byte, error) {

@@ -92,7 +92,7 @@ func (w *Worker) carryOut(ctx context.Context, d *delivery, v verdict, c *Call, 
 		}
 	}
 	for _, s := range plan(v, d.Batch != "", d.Batch == "" || d.Keyed || len(d.Tries) > 1 || d.held, d.Request.CallbackURL != nil) {
-		err := w.do(ctx, s, d, c, body, policy)
+		err := w.do(ctx, s, v, d, c, body, policy)
 		if errors.Is(err, fault.Busy) {
 			return w.hold(ctx, d, v, c, body, err)
 		}
@@ -109,10 +109,13 @@ func (w *Worker) carryOut(ctx context.Context, d *delivery, v verdict, c *Call, 
 	return nil
 }
 
-// do does one step of a plan.
-func (w *Worker) do(ctx context.Context, s step, d *delivery, c *Call, body []byte, policy Policy) error {
+// do does one step of the plan for v.
+func (w *Worker) do(ctx context.Context, s step, v verdict, d *delivery, c *Call, body []byte, policy Policy) error {
 	switch s {
 	case storeRecord:
+		if v == tryAgain {
+			return w.q.putTry(ctx, c)
+		}
 		return w.q.putRecord(ctx, c, body, anyRecord)
 	case storeResult:
 		return w.q.putResult(ctx, c, d.Index, body)

@@ -26,12 +26,16 @@ func Start(t testing.TB, adjust ...func(*server.Options)) *nats.Conn {
 	return nc
 }
 
+// room is what streams may reserve. It is only reserved, so the disk need not
+// have it; the server's default is a part of what the disk has left.
+const room = 1 << 50
+
 // Server is Start without the connection.
 func Server(t testing.TB, adjust ...func(*server.Options)) *server.Server {
 	t.Helper()
 	o := &server.Options{
 		ServerName: "test", DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
-		MaxPayload: 8 << 20,
+		MaxPayload: 8 << 20, JetStreamMaxStore: room,
 	}
 	for _, f := range adjust {
 		f(o)
@@ -75,7 +79,7 @@ func Cluster(t testing.TB, n int) []*server.Server {
 	for i := range servers {
 		s, err := server.NewServer(&server.Options{
 			ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
-			MaxPayload: 8 << 20, Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]}, Routes: routes,
+			MaxPayload: 8 << 20, JetStreamMaxStore: room, Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]}, Routes: routes,
 		})
 		if err != nil {
 			t.Fatal(err)
