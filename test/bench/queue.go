@@ -188,6 +188,7 @@ func (b *broker) open(ctx context.Context, always, apart bool) (err error) {
 	b.server, err = natsd.NewServer(&natsd.Options{
 		ServerName: "bench", DontListen: true, NoSigs: true, NoLog: true, JetStream: true,
 		StoreDir: filepath.Join(b.dir, "queue"), MaxPayload: 8 << 20, SyncAlways: always,
+		JetStreamMaxStore: 1 << 50, // streams reserve room; the disk need not have it
 	})
 	if err != nil {
 		return fmt.Errorf("start the broker: %w", err)
