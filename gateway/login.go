@@ -126,6 +126,9 @@ type loginIssuer struct {
 	ClientID   string            `json:"client_id,omitempty"`
 	Scopes     []string          `json:"scopes,omitempty"`
 	Parameters map[string]string `json:"parameters,omitempty"`
+	// RedirectPort is where browsers come back to, on the machine of whoever
+	// logs in; 0 is any port that is free.
+	RedirectPort int `json:"redirect_port,omitempty"`
 }
 
 func (g *Gateway) answerLoginConfig(w http.ResponseWriter, _ *http.Request) error {
@@ -133,7 +136,7 @@ func (g *Gateway) answerLoginConfig(w http.ResponseWriter, _ *http.Request) erro
 	for _, i := range g.o.Tokens.Issuers() {
 		said := loginIssuer{Name: i.Name, Issuer: i.Iss, Audiences: slices.Clone(i.Aud)}
 		if i.CLI != nil {
-			said.ClientID, said.Scopes, said.Parameters = i.CLI.ID, i.CLI.Scopes, i.CLI.Parameters
+			said.ClientID, said.Scopes, said.Parameters, said.RedirectPort = i.CLI.ID, i.CLI.Scopes, i.CLI.Parameters, i.CLI.RedirectPort
 		}
 		c.Issuers = append(c.Issuers, said)
 	}

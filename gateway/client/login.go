@@ -30,6 +30,9 @@ type LoginIssuer struct {
 	ClientID   string            `json:"client_id"`
 	Scopes     []string          `json:"scopes"`
 	Parameters map[string]string `json:"parameters"`
+	// RedirectPort is where browsers come back to, on the machine of whoever
+	// logs in; 0 is any port that is free.
+	RedirectPort int `json:"redirect_port"`
 }
 
 // LoginConfig asks how people log in. It needs no login. A gateway that trusts

@@ -81,6 +81,10 @@ type Client struct {
 	// Parameters are sent along when a login begins, such as the audience
 	// that some issuers want to be told.
 	Parameters map[string]string `yaml:"parameters" json:"parameters,omitempty"`
+	// RedirectPort is the port of people's machines that their browsers come
+	// back to after a login of the command line, for issuers that let them come
+	// back to no other; 0 is any that is free.
+	RedirectPort int `yaml:"redirectPort" json:"redirectPort,omitempty"`
 }
 
 // A Policy says what may be done.
@@ -287,6 +291,12 @@ func (i *Issuer) Check() (problems []string) {
 	}
 	if i.CLI != nil && i.CLI.SecretFile != "" {
 		problem("cli has a clientSecretFile: the command line runs on many machines and can keep no secret")
+	}
+	if i.CLI != nil && (i.CLI.RedirectPort < 0 || i.CLI.RedirectPort > 65535) {
+		problem("cli has the redirectPort %d, want 1 to 65535", i.CLI.RedirectPort)
+	}
+	if i.Web != nil && i.Web.RedirectPort != 0 {
+		problem("web has a redirectPort: browsers come back to the platform's own address")
 	}
 	slices.Sort(problems)
 	return problems

@@ -136,8 +136,8 @@ roles: [{name: r, policy: [p]}]
 func TestEverythingThatIsWrongWithTheRulesIsReportedTogether(t *testing.T) {
 	_, err := iam.ParseRules([]byte(`
 issuers:
-  - {name: a, iss: corp.test, aud: [x], algorithms: [HS256, none], clockSkew: 1h}
-  - {name: a, iss: https://corp.test, issInternal: "ftp://x"}
+  - {name: a, iss: corp.test, aud: [x], algorithms: [HS256, none], clockSkew: 1h, cli: {clientID: c, clientSecretFile: s, redirectPort: 65536}}
+  - {name: a, iss: https://corp.test, issInternal: "ftp://x", web: {redirectPort: 80}}
   - {iss: https://corp.test, aud: x}
 policies:
   - {name: p, statement: [{effect: Deny, action: ["Function:Fly"], resource: ["a:b:c", "Acme:*"]}]}
@@ -152,6 +152,7 @@ roles:
 	}
 	for _, want := range []string{
 		`issuers "a": iss is "corp.test"`, `algorithm "HS256"`, `algorithm "none"`, `clockSkew is 1h`,
+		`cli has a clientSecretFile`, `cli has the redirectPort 65536`, `web has a redirectPort`, `web has no clientID`,
 		`issuers: there are two of the name "a"`, `issInternal is "ftp://x"`, `aud must name`, `issuers[2] has no name`, `two with the iss "https://corp.test"`,
 		`policies "p": statement 1: effect is "Deny"`, `action "Function:Fly"`, `resource is "a:b:c"`, `resource is "Acme:*"`, `policies "q": there is no statement`,
 		`there is no policy "gone"`, `key is "sub", want jwt:CLAIM`, `no operator "StringNot"`, `StringEqual names no claim`,

@@ -1,6 +1,6 @@
 // Package identity tries logins with real issuers: an independent one that the
-// test runs in its own process, and, in the end-to-end tests, Keycloak with a
-// real browser.
+// test runs in its own process, and, in the end-to-end tests, Dex, and Keycloak
+// with a real browser.
 package identity
 
 import (
@@ -40,6 +40,8 @@ func TestMain(m *testing.M) {
 		if whole {
 			keycloaks = startKeycloak(dir) // it takes its time; others can be tried meanwhile
 			defer keycloaks.stop()
+			dexes = buildDex(dir)
+			defer dexes.wait()
 		}
 		for _, name := range []string{"GOCACHE", "GOMODCACHE"} {
 			value, err := exec.Command("go", "env", name).Output()

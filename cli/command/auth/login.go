@@ -95,7 +95,7 @@ Logins by an issuer are prolonged by themselves as long as the issuer allows.
 	flags.StringSliceVar(&o.audiences, "audience", nil, "audiences of tokens for the gateway, one of which is enough (default: the gateway's)")
 	flags.BoolVar(&o.device, "device", false, "log in on another machine, with a code")
 	flags.BoolVar(&o.noBrowser, "no-browser", false, "print the address to log in at, and open no browser")
-	flags.IntVar(&o.port, "redirect-port", 0, "port of this machine that the browser comes back to (default: a free one)")
+	flags.IntVar(&o.port, "redirect-port", 0, "port of this machine that the browser comes back to (default: the gateway's, or a free one)")
 	flags.BoolVar(&o.noExchange, "no-exchange", false, "keep the issuer's token, also if the gateway makes tokens of its own")
 	flags.DurationVar(&o.timeout, "timeout", 5*time.Second, "longest time the gateway may take")
 	flags.DurationVar(&o.wait, "wait", 10*time.Minute, "longest time that you may take to log in elsewhere")
@@ -248,6 +248,9 @@ func (o *loginOptions) session(ctx context.Context, gateway string) (*signin.Ses
 			s.Client.ID, s.Client.Parameters = i.ClientID, i.Parameters
 			if len(s.Client.Scopes) == 0 {
 				s.Client.Scopes = i.Scopes
+			}
+			if o.port == 0 {
+				o.port = i.RedirectPort
 			}
 		}
 	}
