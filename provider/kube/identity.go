@@ -51,9 +51,11 @@ const (
 	ownIssuer = "kubernetes"
 
 	// keySetPoll is how often the cluster is asked for the keys that sign the
-	// tokens of service accounts, keySetWait how long that may take.
-	keySetPoll = time.Minute
-	keySetWait = 10 * time.Second
+	// tokens of service accounts, keySetRetry the pause after an answer that did
+	// not come, keySetWait how long one may take.
+	keySetPoll  = time.Minute
+	keySetRetry = 5 * time.Second
+	keySetWait  = 10 * time.Second
 	// statusRetry is the pause after a status that could not be written.
 	statusRetry = 5 * time.Second
 )
@@ -328,14 +330,16 @@ func (r *Runtime) WatchObjects(ctx context.Context, report func(function.Event))
 }
 
 // followKeySet asks the cluster again and again for the keys that sign the
-// tokens of its service accounts, until ctx ends.
-func (r *Runtime) followKeySet(ctx context.Context) {
+// tokens of its service accounts, until ctx ends. It closes asked after the
+// first answer, whatever that was.
+func (r *Runtime) followKeySet(ctx context.Context, asked chan<- struct{}) {
+	first := sync.OnceFunc(func() { close(asked) })
+	defer first()
 	if !r.IAM {
 		return
 	}
-	tick := time.NewTicker(keySetPoll)
-	defer tick.Stop()
 	for complained := false; ; {
+		pause := keySetPoll
 		issuer, keySet, err := r.keySet(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -343,14 +347,18 @@ func (r *Runtime) followKeySet(ctx context.Context) {
 		case err == nil:
 			r.identity.setKeySet(issuer, keySet, r.ServiceAccounts)
 			complained = false
-		case !complained:
-			r.Log.Warn("the keys of service accounts cannot be read; those that are known stay in force", "err", err)
+		default:
+			pause = keySetRetry
+			if !complained {
+				r.Log.Warn("the keys of service accounts cannot be read; those that are known stay in force", "err", err)
+			}
 			complained = true
 		}
+		first()
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-time.After(pause):
 		}
 	}
 }

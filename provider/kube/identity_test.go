@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/graphene-faas/graphene/gateway/auth"
@@ -117,6 +119,8 @@ func TestIdentityOnAnAPIServer(t *testing.T) {
 			keys.SetObject(*e.Object)
 		})
 	})
+
+	beginsWhole(t, config, namespace)
 
 	for kind, spec := range map[string]string{
 		iam.KindPolicy: `{"statement":[{"sid":"s","effect":"Allow","action":["Function:Invoke"],"resource":["acme:*"],"condition":{"StringLike":{"jwt:sub":"system:*"}}}]}`,
@@ -236,6 +240,39 @@ func TestIdentityOnAnAPIServer(t *testing.T) {
 	if err := providers[0].DeleteAPIKey(t.Context(), id); !errors.Is(err, fault.NotFound) {
 		t.Errorf("revoked twice: %v", err)
 	}
+}
+
+// beginsWhole has a provider start whose cluster takes its time to say who signs
+// for service accounts: gateways forget what is not in what they are told first.
+func beginsWhole(t *testing.T, config *rest.Config, namespace string) {
+	t.Helper()
+	config = rest.CopyConfig(config)
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return slowKeys{next} })
+	p := running(t, kube.Options{Client: config, DefaultNamespace: namespace, ProfilesNamespace: namespace, IAM: true, ServiceAccounts: []string{"graphene"}})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	kinds := map[string]bool{}
+	err := p.WatchObjects(ctx, func(e function.Event) {
+		if e.Synced {
+			cancel()
+		} else if ctx.Err() == nil {
+			kinds[e.Object.Kind] = true
+		}
+	})
+	if err != nil || !kinds[iam.KindIssuer] || !kinds[iam.KindKeySet] {
+		t.Errorf("a provider begins with %v, want an issuer and its keys; %v", kinds, err)
+	}
+}
+
+// slowKeys carries requests to an API server, those for the keys of service
+// accounts later than all others.
+type slowKeys struct{ http.RoundTripper }
+
+func (s slowKeys) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.URL.Path == "/openid/v1/jwks" {
+		time.Sleep(time.Second)
+	}
+	return s.RoundTripper.RoundTrip(r)
 }
 
 // rotateSigningKeys has two providers make a new key at the same time.

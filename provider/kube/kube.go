@@ -139,8 +139,16 @@ func (r *Runtime) Run(ctx context.Context) error {
 		group.Go(func() { i.run(ctx) })
 		ready = append(ready, i.synced)
 	}
-	group.Go(func() { r.followKeySet(ctx) })
+	asked := make(chan struct{})
+	group.Go(func() { r.followKeySet(ctx, asked) })
 	if !cache.WaitForCacheSync(ctx.Done(), ready...) {
+		return nil
+	}
+	// What gateways hear first must be whole: they forget what is not in it, and
+	// would refuse every service account until its keys are known.
+	select {
+	case <-asked:
+	case <-ctx.Done():
 		return nil
 	}
 	close(r.synced)
