@@ -57,7 +57,8 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 //	                          its images are in $REGISTRY, where it names that for those
 //	                          without a host if it is told to
 //	code N graphene …         runs a command that must end with exit code N
-//	mkprogress FILE IN KEY    writes the file by which a batch of echo is continued
+//	mkprogress FILE IN KEY ID
+//	                          writes the file by which a batch of echo is continued
 //	until REGEXP graphene …   repeats a command until what it prints matches
 func TestScripts(t *testing.T) {
 	ctx := t.Context()
@@ -160,9 +161,9 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 
 // makeProgress implements the command mkprogress.
 func makeProgress(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 3 {
-		ts.Fatalf("usage: mkprogress FILE IN KEY")
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: mkprogress FILE IN KEY ID")
 	}
-	text := fmt.Sprintf(`{"key":%q,"gateway":%q,"function":"echo.openfaas-fn","input":%q}`, args[2], ts.Getenv("URL"), ts.MkAbs(args[1]))
+	text := fmt.Sprintf(`{"key":%q,"gateway":%q,"function":"echo.openfaas-fn","input":%q,"id":%q}`, args[2], ts.Getenv("URL"), ts.MkAbs(args[1]), args[3])
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o666))
 }

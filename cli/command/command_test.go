@@ -88,6 +88,9 @@ func TestAMessageIsIndentedAndHasOneHint(t *testing.T) {
 	if got := command.Message(&command.ExitError{Code: 1}, ""); got != "" {
 		t.Errorf("Message = %q, want nothing", got)
 	}
+	if got := command.Message(fmt.Errorf("wait: %w", context.Canceled), ""); got != "interrupted" {
+		t.Errorf("Message = %q, want no more than that it was interrupted", got)
+	}
 }
 
 func TestTheGatewayIsTheFlagsThenTheFilesThenTheEnvironments(t *testing.T) {

@@ -25,7 +25,7 @@ func Outcomes() []Outcome {
 		{Code: 3, Doc: "something that is needed does not exist: a function, a secret, a file, a tool", Kinds: []fault.Kind{fault.NotFound, fault.Gone}},
 		{Code: 4, Doc: "not allowed: there is no login, it is wrong, or it does not suffice", Kinds: []fault.Kind{fault.Unauthenticated, fault.Denied}},
 		{Code: 5, Doc: "not now: the gateway or the function cannot be reached, is busy, or takes too long", Kinds: []fault.Kind{fault.Unavailable, fault.Busy, fault.Timeout, fault.Storage}},
-		{Code: 6, Doc: "it exists already", Kinds: []fault.Kind{fault.Exists}},
+		{Code: 6, Doc: "it exists already, or is over already", Kinds: []fault.Kind{fault.Exists}},
 		{Code: 7, Doc: "the function was deployed and does not start; the version before it goes on serving"},
 		{Code: 130, Doc: "it was interrupted"},
 	}
@@ -98,6 +98,9 @@ func ExitCode(err error) int {
 func Message(err error, gateway string) string {
 	if exit, ok := errors.AsType[*ExitError](err); ok && exit.Err == nil {
 		return ""
+	}
+	if errors.Is(err, context.Canceled) {
+		return "interrupted"
 	}
 	text := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "\n  ")
 	if hint := hint(err, gateway); hint != "" {

@@ -1049,7 +1049,7 @@ func TestTheCallsOfABatchCanBeAskedForOneByOne(t *testing.T) {
 }
 
 func TestABatchOfRowsIsOneOfObjects(t *testing.T) {
-	next, err := documents("text/csv; charset=utf-8", strings.NewReader("name,\"a \"\"b\"\"\"\nx,1\n\"y, z\",\n"))
+	next, err := documents("text/csv; charset=utf-8", strings.NewReader("\ufeffname,\"a \"\"b\"\"\"\r\nx,1\r\n\"y, z\",\r\n")) // as a spreadsheet writes it
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1066,6 +1066,16 @@ func TestABatchOfRowsIsOneOfObjects(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{`{"name":"x","a \"b\"":"1"}`, `{"name":"y, z","a \"b\"":""}`}, got); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestColumnsOfOneNameAreRefused(t *testing.T) {
+	next, err := documents("text/csv", strings.NewReader("a,b,a\n1,2,3\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d, err := next(); !errors.Is(err, fault.Invalid) {
+		t.Errorf("next = %s, %v, want %v: a value would be lost", d, err, fault.Invalid)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"slices"
 
 	"github.com/graphene-faas/graphene/internal/fault"
 )
@@ -24,6 +25,7 @@ func documents(contentType string, r io.Reader) (func() ([]byte, error), error) 
 	if err != nil && contentType != "" {
 		return nil, fault.Invalid.Errorf("Content-Type is %q: %w", contentType, err)
 	}
+	r = withoutMark(r)
 	switch kind {
 	case "text/csv":
 		return rows(r), nil
@@ -32,6 +34,17 @@ func documents(contentType string, r io.Reader) (func() ([]byte, error), error) 
 		return lines(r), nil
 	}
 	return nil, fault.Invalid.Errorf("Content-Type is %q, want application/x-ndjson or text/csv", contentType)
+}
+
+// withoutMark returns what follows the byte order mark that spreadsheets write
+// in front of a file, and all of r if there is none.
+func withoutMark(r io.Reader) io.Reader {
+	const mark = "\ufeff"
+	in := bufio.NewReader(r)
+	if first, err := in.Peek(len(mark)); err == nil && string(first) == mark {
+		in.Discard(len(mark)) // has been read
+	}
+	return in
 }
 
 // lines reads one document from each line that is not empty.
@@ -83,7 +96,8 @@ func (m *remembering) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// rows reads one document from each row after the first. Values are strings.
+// rows reads one document from each row after the first, whose names must
+// differ. Values are strings.
 func rows(r io.Reader) func() ([]byte, error) {
 	in := csv.NewReader(r)
 	in.ReuseRecord = true
@@ -91,7 +105,10 @@ func rows(r io.Reader) func() ([]byte, error) {
 	return func() ([]byte, error) {
 		row, err := in.Read()
 		if err == nil && names == nil {
-			for _, name := range row {
+			for i, name := range row {
+				if slices.Contains(row[:i], name) {
+					return nil, fault.Invalid.Errorf("read the batch: two columns are named %q", name)
+				}
 				quoted, err := json.Marshal(name)
 				if err != nil {
 					return nil, fmt.Errorf("read the names of columns: %w", err)

@@ -71,12 +71,15 @@ func (o *invokeOptions) runBatch(ctx context.Context, name string) error {
 		o: o, c: c, call: call, state: o.f.Path(o.batch.out) + ".progress",
 		want: progressFile{Key: o.later.key, Gateway: c.URL(), Function: call.Function.String(), Input: o.f.Path(o.batch.in)},
 	}
+	if _, err := os.Stat(r.want.Input); err != nil {
+		return command.NotFoundError(err, "--batch names a file")
+	}
 	if err := r.begin(); err != nil {
 		return err
 	}
 	b, err := r.send(ctx)
 	if err != nil {
-		return r.explain(err)
+		return r.unsent(err)
 	}
 	if b, err = r.collect(ctx, b); err != nil {
 		return r.explain(err)
@@ -109,7 +112,12 @@ func (r *batchRun) begin() error {
 		if r.want.Key == "" {
 			r.want.Key = rand.Text()
 		}
-		if err := os.WriteFile(r.o.f.Path(r.o.batch.out), nil, 0o666); err != nil {
+		// Before anything is sent: that the answers will have a place.
+		out, err := os.OpenFile(r.o.f.Path(r.o.batch.out), os.O_WRONLY|os.O_CREATE, 0o666)
+		if err != nil {
+			return fmt.Errorf("begin the batch: %w", err)
+		}
+		if err := out.Close(); err != nil {
 			return fmt.Errorf("begin the batch: %w", err)
 		}
 		return r.save()
@@ -124,10 +132,12 @@ func (r *batchRun) begin() error {
 		return fault.Invalid.Errorf("%s is of another batch, of %s for %s: choose another --out, or remove it", r.o.f.Rel(r.state), r.o.f.Rel(had.Input), had.Function)
 	}
 	r.want = had
-	if r.lines, err = wholeLines(r.o.f.Path(r.o.batch.out)); err != nil {
-		return err
+	if r.want.ID != "" { // before, --out may still hold what it held: see send
+		if r.lines, err = wholeLines(r.o.f.Path(r.o.batch.out)); err != nil {
+			return err
+		}
 	}
-	r.o.f.Streams.Notef("going on with the batch of %s, with %d answers\n", r.o.batch.in, r.lines)
+	r.o.f.Streams.Notef("going on with the batch of %s, with %s\n", r.o.batch.in, count(r.lines, "answer"))
 	return nil
 }
 
@@ -232,6 +242,13 @@ func (r *batchRun) send(ctx context.Context) (client.Batch, error) {
 	if err != nil {
 		return b, err
 	}
+	if r.want.ID == "" {
+		// Only now, so that a command that asks for the wrong thing does not
+		// cost the answers of the one before.
+		if err := os.Truncate(r.o.f.Path(r.o.batch.out), 0); err != nil {
+			return b, fmt.Errorf("begin the batch: %w", err)
+		}
+	}
 	r.want.ID = b.ID
 	return b, r.save()
 }
@@ -313,6 +330,21 @@ func (r *batchRun) collect(ctx context.Context, b client.Batch) (client.Batch, e
 			return b, ctx.Err()
 		}
 	}
+}
+
+// unsent says how to go on after an error of send.
+func (r *batchRun) unsent(err error) error {
+	switch {
+	case errors.Is(err, fault.NotFound) && r.want.ID == "": // the function: nothing was accepted, so nothing is to be continued
+		return errors.Join(err, os.Remove(r.state))
+	case errors.Is(err, fault.NotFound):
+		r.o.f.Streams.Notef("the gateway has forgotten the batch; remove %s to begin anew\n", r.o.f.Rel(r.state))
+		return err
+	case errors.Is(err, fault.Invalid) || errors.Is(err, fault.TooLarge):
+		r.o.f.Streams.Notef("what comes before it is sent; correct %s and give the same command again for the rest\n", r.o.batch.in)
+		return err
+	}
+	return r.explain(err)
 }
 
 // explain says, with an error that leaves the batch unfinished, how to go on.
