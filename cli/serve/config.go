@@ -16,7 +16,7 @@ const envPrefix = "GRAPHENE_"
 // Config is what can be said about a platform from outside: by flags of
 // `graphene serve`, or by environment variables of the names given here.
 type Config struct {
-	Listen              string            `env:"GRAPHENE_LISTEN" envDefault:"127.0.0.1:8080" doc:"address of the gateway; port 0 takes a free one"`
+	Listen              string            `env:"GRAPHENE_LISTEN" envDefault:"127.0.0.1:8080" doc:"address of the gateway; port 0 takes a free one, systemd the socket that systemd has opened, which accepts callers while the platform restarts"`
 	MetricsListen       string            `env:"GRAPHENE_METRICS_LISTEN" envDefault:"127.0.0.1:8082" doc:"address of the metrics page, without authentication; port 0 takes a free one, off serves none"`
 	DataDir             string            `env:"GRAPHENE_DATA_DIR" doc:"directory for everything that survives a restart (default: /var/lib/graphene as root, else graphene in the user's data directory)"`
 	Login               bool              `env:"GRAPHENE_LOGIN" envDefault:"true" doc:"log the command line in at every start"`

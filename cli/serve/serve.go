@@ -25,6 +25,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/openfaas/faas-provider/types"
 	"golang.org/x/sync/errgroup"
 
@@ -72,7 +73,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, dir.Close()) }()
-	listener, err := listen(ctx, o.Listen, "--listen")
+	listener, err := listenGateway(ctx, o.Listen)
 	if err != nil {
 		return err
 	}
@@ -131,7 +132,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	limits, account, err := o.Metering(o.AuthConfig != "", usage, o.Log)
+	limits, account, err := o.Metering(o.AuthConfig != "", usage, nil, o.Log)
 	if err != nil {
 		return err
 	}
@@ -290,6 +291,25 @@ type traffic struct{ local.Traffic }
 
 // settling is how long the parts go on starting after the platform is ready.
 const settling = 2 * time.Second
+
+// listenGateway opens the gateway's port, or takes the one that systemd has
+// opened, which callers reach also while no platform runs.
+func listenGateway(ctx context.Context, addr string) (net.Listener, error) {
+	if addr != "systemd" {
+		return listen(ctx, addr, "--listen")
+	}
+	passed, err := activation.Listeners()
+	if err != nil {
+		return nil, fault.Invalid.Errorf("--listen systemd: %w", err)
+	}
+	if len(passed) != 1 {
+		return nil, fault.Invalid.Errorf("--listen systemd: systemd passes %d sockets, want one: a .socket unit of the same name with one ListenStream", len(passed))
+	}
+	if passed[0] == nil || passed[0].Addr().Network() != "tcp" {
+		return nil, fault.Invalid.Errorf("--listen systemd: the socket is not one of TCP: ListenStream needs ADDRESS:PORT")
+	}
+	return passed[0], nil
+}
 
 // listen opens a port, or says which flag chooses another.
 func listen(ctx context.Context, addr, flag string) (net.Listener, error) {

@@ -61,12 +61,18 @@ const (
 	// firstRequest is how long callers who have connected before a server stops
 	// may take to send their request.
 	firstRequest = 3 * time.Second
+	// parting is how long no request may have come before a server that stops
+	// closes the connections that are kept alive, and longestParting how long it
+	// waits for that.
+	parting        = 250 * time.Millisecond
+	longestParting = 3 * time.Second
 )
 
 // Serve answers requests on ln with h, over HTTP/1 and HTTP/2, until ctx ends;
 // then it stops accepting and waits for the requests in flight, upgraded
 // connections among them, and for those of callers who have only just
-// connected, as long as o.Drain allows. What is left then is cut off:
+// connected, as long as o.Drain allows. Callers who keep connections busy learn
+// from an answer that theirs ends. What is left after that is cut off:
 // connections close and contexts end. Serve returns when every handler has,
 // with nil if the end was ctx's doing. It closes ln in any case.
 func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions) error {
@@ -79,8 +85,9 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions)
 	defer cutOff()
 	running := newInFlight()
 	var arriving newcomers
+	var leave leaving
 	srv := &http.Server{
-		Handler:           running.count(arriving.welcome(reportPanics(o.Log, h))),
+		Handler:           running.count(arriving.welcome(leave.tell(reportPanics(o.Log, h)))),
 		Protocols:         &protocols,
 		TLSConfig:         o.TLS,
 		ReadHeaderTimeout: cmp.Or(o.ReadHeaderTimeout, 10*time.Second),
@@ -115,11 +122,14 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions)
 	}
 	drain, cancel := context.WithTimeout(requests, o.Drain)
 	defer cancel()
-	// A server that shuts down drops first requests that it is reading.
+	// A server that shuts down drops first requests that it is reading, and those
+	// that are on their way along a connection that it thinks is idle.
+	leave.note()
 	ln.Close()
 	<-served
-	srv.SetKeepAlivesEnabled(false)
 	arriving.wait(drain)
+	leave.wait(drain, arriving.none)
+	srv.SetKeepAlivesEnabled(false)
 	err := srv.Shutdown(drain)
 	if err == nil {
 		// Shutdown forgets upgraded connections; their handlers still run.
@@ -157,7 +167,7 @@ func reportPanics(log *slog.Logger, h http.Handler) http.Handler {
 type newcomers struct {
 	n      atomic.Int64
 	latest atomic.Int64 // when the last one came, in nanoseconds of Unix time
-	conns  sync.Map     // of *newcomer, by net.Conn
+	conns  sync.Map     // of *newcomer, by net.Conn, also those whose request has arrived
 }
 
 type newcomer struct{ arrived atomic.Bool }
@@ -191,6 +201,14 @@ func (all *newcomers) welcome(h http.Handler) http.Handler {
 	})
 }
 
+// none reports whether there are no connections at all, but for upgraded ones.
+func (all *newcomers) none() bool {
+	for range all.conns.Range {
+		return false
+	}
+	return true
+}
+
 func (all *newcomers) leave(c *newcomer) {
 	if !c.arrived.Swap(true) {
 		all.n.Add(-1)
@@ -205,6 +223,38 @@ func (all *newcomers) wait(ctx context.Context) {
 	for all.n.Load() > 0 && ctx.Err() == nil {
 		select {
 		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// leaving is how a server that stops tells its callers to use their connections
+// no more.
+type leaving struct{ asked atomic.Int64 } // when a request last came, in nanoseconds of Unix time; 0 until the server stops
+
+func (l *leaving) note() { l.asked.Store(time.Now().UnixNano()) }
+
+func (l *leaving) tell(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if l.asked.Load() != 0 {
+			l.note()
+			if r.ProtoMajor == 1 && r.Header.Get("Upgrade") == "" {
+				w.Header().Set("Connection", "close")
+			}
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// wait returns when no request has come for a while: who would have used a
+// connection has done so, and was told. It does not wait for longer than there
+// are connections.
+func (l *leaving) wait(ctx context.Context, none func() bool) {
+	ctx, cancel := context.WithTimeout(ctx, longestParting)
+	defer cancel()
+	for ctx.Err() == nil && !none() && time.Since(time.Unix(0, l.asked.Load())) < parting {
+		select {
+		case <-time.After(5 * time.Millisecond):
 		case <-ctx.Done():
 		}
 	}

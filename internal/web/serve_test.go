@@ -10,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +32,11 @@ func serve(t *testing.T, h http.HandlerFunc, o web.ServeOptions) *server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveOn(t, ln, h, o)
+}
+
+func serveOn(t *testing.T, ln net.Listener, h http.HandlerFunc, o web.ServeOptions) *server {
+	t.Helper()
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	s := &server{address: ln.Addr().String(), stop: stop, ended: make(chan error, 1)}
 	if o.Log == nil {
@@ -115,6 +122,63 @@ func TestServeAnswersCallersWhoConnectedBeforeItStopped(t *testing.T) {
 	if err := <-s.ended; err != nil {
 		t.Errorf("Serve = %v", err)
 	}
+}
+
+func TestCallersWhoKeepConnectionsBusyLoseNothingWhenServersFollowEachOther(t *testing.T) {
+	socket, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	next := func() *server { // the socket stays open when it stops
+		file, err := socket.(*net.TCPListener).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		ln, err := net.FileListener(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return serveOn(t, ln, func(http.ResponseWriter, *http.Request) {}, web.ServeOptions{Drain: time.Minute})
+	}
+	s := next()
+	var callers sync.WaitGroup
+	var calls atomic.Int64
+	done := make(chan struct{})
+	for range 4 {
+		callers.Go(func() {
+			transport := &http.Transport{}
+			defer transport.CloseIdleConnections()
+			client := &http.Client{Transport: transport, Timeout: time.Minute}
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				resp, err := client.Post("http://"+socket.Addr().String(), "text/plain", strings.NewReader("x"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				resp.Body.Close()
+				calls.Add(1)
+			}
+		})
+	}
+	for range 10 {
+		for before := calls.Load(); calls.Load() < before+100 && !t.Failed(); {
+			time.Sleep(time.Millisecond)
+		}
+		s.stop()
+		if err := <-s.ended; err != nil {
+			t.Error(err)
+		}
+		s = next()
+	}
+	close(done)
+	callers.Wait()
 }
 
 func TestServeWaitsNotForCallersWhoSendNothing(t *testing.T) {

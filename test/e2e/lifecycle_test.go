@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -20,6 +21,7 @@ func TestARestartKeepsEverything(t *testing.T) {
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -75,6 +77,32 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 	p.stop()
 	p.start()
 	p.call(404, "GET", "/function/keeper.lab", "")
+}
+
+func TestCallersWaitOnTheSocketOfSystemdWhileThePlatformRestarts(t *testing.T) {
+	p := serve(t, "there gateways are replaced one after the other")
+	p.goFunction("echo", "v0")
+	p.cli("up", "-f", "echo.yml")
+	p.stop()
+	listener, err := net.Listen("tcp", strings.TrimPrefix(p.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	if p.socket, err = listener.(*net.TCPListener).File(); err != nil {
+		t.Fatal(err)
+	}
+	defer p.socket.Close()
+	p.start()
+	end := p.steady(200, "/function/echo")
+	for range 3 {
+		p.call(200, "POST", "/function/echo", "x")
+		p.stop()
+		p.start()
+	}
+	p.call(200, "POST", "/function/echo", "x")
+	l := end()
+	t.Logf("%d calls during three restarts; the slowest took %v", l.sent, l.slowest)
 }
 
 func TestAFirstStartCutShortHarmsNothing(t *testing.T) {

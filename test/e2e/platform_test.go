@@ -73,6 +73,7 @@ type platform struct {
 	data    string
 	program string
 	user    *syscall.Credential // whom it runs as; nil is ourselves
+	socket  *os.File            // on which callers wait while it does not run; nil is none
 	cmd     *exec.Cmd
 	log     *lockedBuffer
 	done    chan struct{}
@@ -166,9 +167,15 @@ func (p *platform) start(flags ...string) {
 	if p.url != "" {
 		listen = strings.TrimPrefix(p.url, "http://") // a restart keeps its address
 	}
-	args := append([]string{"serve", "--listen", listen, "--metrics-listen", "127.0.0.1:0", "--data-dir", p.data}, flags...)
-	p.cmd = exec.Command(p.program, args...)
-	p.cmd.Env, p.cmd.Stderr = p.environ(), p.log
+	args := append([]string{"--metrics-listen", "127.0.0.1:0", "--data-dir", p.data}, flags...)
+	if p.socket == nil {
+		p.cmd = exec.Command(p.program, append([]string{"serve", "--listen", listen}, args...)...)
+		p.cmd.Env = p.environ()
+	} else { // as systemd passes it
+		p.cmd = exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh", p.program, "serve", "--listen", "systemd"}, args...)...)
+		p.cmd.Env, p.cmd.ExtraFiles = append(p.environ(), "LISTEN_FDS=1"), []*os.File{p.socket}
+	}
+	p.cmd.Stderr = p.log
 	if p.user != nil {
 		p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.user}
 		p.cmd.Env = append(p.cmd.Env, "HOME="+p.dir)
