@@ -62,7 +62,8 @@ func expected(stack string) bool {
 	for _, s := range []string{
 		"testing.Main(", "testing.(*M).", "runtime.goexit0", "created by runtime.gc", "os/signal.signal_recv", "os/signal.loop",
 		"go-events.(*Broadcaster).run", // the registry's library starts one and has no way to stop it
-		"nats-server/v2/server/ats.",   // a clock that NATS servers share; now and then a store of one that ends forgets to let go of it
+		"nats-server/v2/server/ats.",   // a clock that NATS servers share; now and then a store of one that ends forgets to let go of it,
+		"server.(*fileStore).",         // or is itself left behind
 		"resetPendingAcksOnReconnect",  // of an upload to NATS that ended before this one began to run
 		"testkit.leftOver(", "runtime.ensureSigM", "(*persistConn)", "created by testing.RunTests", "created by testing/synctest",
 	} {
