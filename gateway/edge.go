@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net"
 
+	"github.com/nats-io/nats.go"
+
 	"github.com/graphene-faas/graphene/gateway/audit"
 	"github.com/graphene-faas/graphene/gateway/quota"
 	"github.com/graphene-faas/graphene/internal/fault"
@@ -63,8 +65,9 @@ func (e Edge) Encrypted(log *slog.Logger) (net.Listener, *tls.Config, error) {
 
 // Metering opens the limits and the account of usage that e asks for. Known
 // says that callers are known by more than their address, in which case there
-// is always an account; store may be nil. Both are nil if there are to be none.
-func (e Edge) Metering(known bool, store quota.Store, log *slog.Logger) (*quota.Limits, *quota.Account, error) {
+// is always an account. Over conn several gateways share the limits; it and
+// store may be nil. Both results are nil if there are to be none.
+func (e Edge) Metering(known bool, store quota.Store, conn *nats.Conn, log *slog.Logger) (*quota.Limits, *quota.Account, error) {
 	if !known && e.LimitsConfig == "" {
 		return nil, nil, nil
 	}
@@ -72,7 +75,7 @@ func (e Edge) Metering(known bool, store quota.Store, log *slog.Logger) (*quota.
 	if e.LimitsConfig == "" {
 		return nil, account, nil
 	}
-	limits, err := quota.Open(e.LimitsConfig, account, log)
+	limits, err := quota.Open(quota.Options{File: e.LimitsConfig, Account: account, Conn: conn, Log: log})
 	if err != nil {
 		return nil, nil, fmt.Errorf("limits_config: %w", err)
 	}

@@ -43,7 +43,7 @@ func limited(t *testing.T, text string) func(*gateway.Options) {
 	}
 	return func(o *gateway.Options) {
 		o.Queue = queue
-		if o.Limits, o.Account, err = edge.Metering(true, store, testkit.Log(t)); err != nil {
+		if o.Limits, o.Account, err = edge.Metering(true, store, nil, testkit.Log(t)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -278,7 +278,7 @@ func TestSettingsOfTheEdgeThatCannotWorkAreRefused(t *testing.T) {
 		"TLS without a key":        func() error { _, _, err := gateway.Edge{TLSListen: ":0"}.Encrypted(log); return err },
 		"a key without TLS":        func() error { _, _, err := gateway.Edge{TLSKey: broken}.Encrypted(log); return err },
 		"limits that bound nothing": func() error {
-			_, _, err := gateway.Edge{LimitsConfig: broken}.Metering(false, nil, log)
+			_, _, err := gateway.Edge{LimitsConfig: broken}.Metering(false, nil, nil, log)
 			return err
 		},
 		"an audit log in no directory": func() error { _, err := gateway.Edge{AuditLog: filepath.Join(dir, "no", "log")}.Audit(); return err },

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
 	"github.com/graphene-faas/graphene/internal/fault"
@@ -38,6 +40,7 @@ type Request struct {
 type Limits struct {
 	file    string
 	account *Account
+	others  *others // nil is none
 	log     *slog.Logger
 	now     atomic.Pointer[table]
 }
@@ -50,14 +53,24 @@ type table struct {
 
 type limit struct {
 	Limit
+	shared bool // others are told
+
 	mu     sync.Mutex // guards what follows
 	shares map[string]*share
+	noted  []string // whose shares others may have to be told of
 }
 
 // A share is what a limit allows to one of those it is for.
 type share struct {
 	bucket *rate.Limiter // nil if there is no rate
 	calls  int           // being answered
+
+	others map[string]elsewhere // by gateway
+	// What others know of it: taken are requests that they do not know of, told
+	// are the calls that they do.
+	taken, told int
+	toldAt      time.Time
+	noted       bool // it is among those that others may have to be told of
 }
 
 // maxShares bounds how many callers or addresses a limit keeps apart; those
@@ -67,19 +80,44 @@ const maxShares = 100_000
 // reloadPause is how often the file is looked at.
 const reloadPause = 3 * time.Second
 
-// Open reads the limits in file, and again whenever it changes while
-// [Limits.Run] runs. A file that is wrong is an error of kind fault.Invalid
-// now; later it is logged and changes nothing. Budgets are kept in account.
-func Open(file string, account *Account, log *slog.Logger) (*Limits, error) {
-	l := &Limits{file: file, account: account, log: log}
+// Options configure Limits. All but Conn are required.
+type Options struct {
+	File    string   // with the rules
+	Account *Account // where budgets are kept
+	// Conn is a connection to NATS over which gateways share rates and calls at
+	// once; it may be lost and come back, and each goes by itself meanwhile. Nil
+	// is no other gateway. Its owner closes it after Run has returned.
+	Conn *nats.Conn
+	Log  *slog.Logger
+}
+
+// Open reads the limits, and again whenever the file changes while [Limits.Run]
+// runs. A file that is wrong is an error of kind fault.Invalid now; later it is
+// logged and changes nothing.
+func Open(o Options) (*Limits, error) {
+	l := &Limits{file: o.File, account: o.Account, log: o.Log}
+	if o.Conn != nil {
+		l.others = newOthers(o.Conn)
+	}
 	if err := l.read(); err != nil {
 		return nil, fault.Invalid.Errorf("%w", err)
 	}
 	return l, nil
 }
 
-// Run follows the file until ctx ends, and returns nil then.
+// Run follows the file, and shares what is let through with other gateways,
+// until ctx ends, and returns nil then. It returns an error if the connection
+// cannot be used at all.
 func (l *Limits) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return l.follow(ctx) })
+	if l.others != nil {
+		group.Go(func() error { return l.share(ctx) })
+	}
+	return group.Wait()
+}
+
+func (l *Limits) follow(ctx context.Context) error {
 	tick := time.NewTicker(reloadPause)
 	defer tick.Stop()
 	complained := ""
@@ -114,7 +152,7 @@ func (l *Limits) read() error {
 	}
 	next := &table{text: text}
 	for _, r := range rules.Limits {
-		next.limits = append(next.limits, &limit{Limit: r, shares: map[string]*share{}})
+		next.limits = append(next.limits, &limit{Limit: r, shared: l.others != nil && (r.Rate > 0 || r.Concurrent > 0), shares: map[string]*share{}})
 	}
 	l.now.Store(next)
 	if before != nil {
@@ -165,18 +203,8 @@ func (l *limit) enter(r Request, now time.Time) (back func(), err error) {
 	who := l.who(r)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := l.shares[who]
-	if s == nil {
-		if len(l.shares) >= maxShares {
-			l.forget(now)
-		}
-		s = new(share)
-		if l.Rate > 0 {
-			s.bucket = rate.NewLimiter(rate.Limit(l.Rate), l.Burst)
-		}
-		l.shares[who] = s
-	}
-	if l.Concurrent > 0 && r.Call && !r.Queued && s.calls >= l.Concurrent {
+	s := l.of(who, now)
+	if l.Concurrent > 0 && r.Call && !r.Queued && s.calls+s.elsewhere(now) >= l.Concurrent {
 		return nil, l.refuse(time.Second, "at most %d calls at once", l.Concurrent)
 	}
 	if s.bucket != nil {
@@ -185,6 +213,10 @@ func (l *limit) enter(r Request, now time.Time) (back func(), err error) {
 			taken.CancelAt(now)
 			return nil, l.refuse(wait, "at most %s requests a second", decimal(float64(l.Rate)))
 		}
+	}
+	if l.shared {
+		s.taken++
+		l.note(who, s)
 	}
 	if l.Concurrent == 0 || !r.Call || r.Queued {
 		return func() {}, nil
@@ -197,11 +229,27 @@ func (l *limit) enter(r Request, now time.Time) (back func(), err error) {
 	}, nil
 }
 
+// of returns the share of somebody. The caller holds l.mu.
+func (l *limit) of(who string, now time.Time) *share {
+	s := l.shares[who]
+	if s == nil {
+		if len(l.shares) >= maxShares {
+			l.forget(now)
+		}
+		s = new(share)
+		if l.Rate > 0 {
+			s.bucket = rate.NewLimiter(rate.Limit(l.Rate), l.Burst)
+		}
+		l.shares[who] = s
+	}
+	return s
+}
+
 // forget drops the shares of those who have used nothing for a while, and any
 // others if those are too few. The caller holds l.mu.
 func (l *limit) forget(now time.Time) {
 	for who, s := range l.shares {
-		if s.calls == 0 && (s.bucket == nil || s.bucket.TokensAt(now) >= float64(l.Burst)) {
+		if s.calls == 0 && s.elsewhere(now) == 0 && (s.bucket == nil || s.bucket.TokensAt(now) >= float64(l.Burst)) {
 			delete(l.shares, who)
 		}
 	}

@@ -5,7 +5,8 @@
 // or a month, for each caller, each address, or for a group of callers
 // together. An [Account] counts what was used, by caller, function and day; it
 // is shared by all gateways through a [Store], so that budgets hold for all of
-// them and reports are whole. Rates and calls at once are each gateway's own.
+// them and reports are whole. Rates and calls at once hold for all of them too:
+// gateways tell each other what they let through, a moment later.
 //
 // Start with [Open] and let every request that counts go through
 // [Limits.Enter].

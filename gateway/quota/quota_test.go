@@ -9,11 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/graphene-faas/graphene/gateway/quota"
@@ -37,7 +39,7 @@ func file(t *testing.T, text string) string {
 
 func open(t *testing.T, text string) *quota.Limits {
 	t.Helper()
-	l, err := quota.Open(file(t, text), quota.NewAccount(nil, testkit.Log(t)), testkit.Log(t))
+	l, err := quota.Open(quota.Options{File: file(t, text), Account: quota.NewAccount(nil, testkit.Log(t)), Log: testkit.Log(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +225,7 @@ func (l lines) until(t *testing.T, text string) {
 func TestAChangedFileIsInForceAndABrokenOneChangesNothing(t *testing.T) {
 	name := file(t, "limits: [{name: x, rate: 1/h}]")
 	log := make(lines, 100)
-	l, err := quota.Open(name, quota.NewAccount(nil, testkit.Log(t)), slog.New(slog.NewTextHandler(log, nil)))
+	l, err := quota.Open(quota.Options{File: name, Account: quota.NewAccount(nil, testkit.Log(t)), Log: slog.New(slog.NewTextHandler(log, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,7 +324,7 @@ func TestGatewaysShareBudgetsAndReports(t *testing.T) {
 	var limits [2]*quota.Limits
 	for i := range limits {
 		var err error
-		if limits[i], err = quota.Open(name, all[i], testkit.Log(t)); err != nil {
+		if limits[i], err = quota.Open(quota.Options{File: name, Account: all[i], Log: testkit.Log(t)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -370,6 +372,152 @@ func TestGatewaysShareBudgetsAndReports(t *testing.T) {
 	}
 	if got, err := all[1].Report(t.Context(), today.AddDate(0, 0, -9), today.AddDate(0, 0, -2), nil); err != nil || len(got) != 0 {
 		t.Errorf("last week is %+v, %v", got, err)
+	}
+}
+
+// A gateway is one of several with the same limits.
+type gateway struct {
+	*quota.Limits
+	stop func() // as if it had died: what it lends is not given back
+}
+
+// sharing returns a gateway with the limits of a file, over a server of its own
+// or another's.
+func sharing(t *testing.T, s *server.Server, file string) gateway {
+	t.Helper()
+	nc, err := nats.Connect("", nats.InProcessServer(s))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	l, err := quota.Open(quota.Options{File: file, Account: quota.NewAccount(nil, testkit.Log(t)), Conn: nc, Log: testkit.Log(t)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	ended := make(chan error, 1)
+	go func() { ended <- l.Run(ctx) }()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	return gateway{l, stop}
+}
+
+// eventually waits until ok returns true.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%s: not within a minute", what)
+		}
+	}
+}
+
+const shared = `limits:
+  - {name: slow, callers: [ann, bob], rate: 1/h, burst: 5}
+  - {name: few, concurrent: 2}
+`
+
+// lend begins calls of somebody that last.
+func (g gateway) lend(t *testing.T, caller string, n int) (leave func()) {
+	t.Helper()
+	var all []func()
+	for range n {
+		back, err := g.Enter(call(caller, 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, back)
+	}
+	return func() {
+		for _, back := range all {
+			back()
+		}
+	}
+}
+
+// hears waits until g has heard of everything that the other gateway has let
+// through. Messages come in order, and in them limits do.
+func (g gateway) hears(t *testing.T, other gateway, marker string) {
+	t.Helper()
+	leave := other.lend(t, marker, 2)
+	defer leave()
+	eventually(t, "the other gateway's calls are known", func() bool {
+		ok, _ := enters(t, g.Limits, call(marker, 1))
+		return !ok
+	})
+}
+
+func TestGatewaysShareARate(t *testing.T) {
+	s, name := natstest.Server(t), file(t, shared)
+	one, two := sharing(t, s, name), sharing(t, s, name)
+	one.hears(t, two, "first")
+	two.hears(t, one, "second")
+	for range 5 {
+		if ok, _ := enters(t, one.Limits, call("ann", 1)); !ok {
+			t.Fatal("one of the burst is refused")
+		}
+	}
+	two.hears(t, one, "third")
+	if ok, wait := enters(t, two.Limits, call("ann", 1)); ok || wait > time.Hour {
+		t.Errorf("what another gateway has let through does not count: %t, wait %v", ok, wait)
+	}
+	// What two let through at the same time is made up for.
+	through := 0
+	for range 5 {
+		for _, g := range []gateway{one, two} {
+			if ok, _ := enters(t, g.Limits, call("bob", 1)); ok {
+				through++
+			}
+		}
+	}
+	one.hears(t, two, "fourth")
+	beyond := time.Duration(through-5) * time.Hour
+	if ok, wait := enters(t, one.Limits, call("bob", 1)); ok || wait <= beyond {
+		t.Errorf("of a burst of 5, %d were let through, and the next is let through (%t) or waits %v, want more than %v", through, ok, wait, beyond)
+	}
+}
+
+func TestGatewaysShareCallsAtOnceUntilOneDies(t *testing.T) {
+	s, name := natstest.Server(t), file(t, shared)
+	one, two := sharing(t, s, name), sharing(t, s, name)
+	two.hears(t, one, "first")
+	full := func(g gateway, caller string) func() bool {
+		return func() bool {
+			ok, _ := enters(t, g.Limits, call(caller, 1))
+			return !ok
+		}
+	}
+	free := func(g gateway, caller string) func() bool { return func() bool { return !full(g, caller)() } }
+
+	leave := one.lend(t, "carl", 1)
+	two.hears(t, one, "second")
+	mine := two.lend(t, "carl", 1)
+	eventually(t, "the first knows of the second's call", full(one, "carl"))
+	leave()
+	eventually(t, "what is given back to the first is free at the second", free(two, "carl"))
+	mine()
+
+	one.lend(t, "dora", 2)
+	eventually(t, "calls of a gateway that lives count", full(two, "dora"))
+	three := sharing(t, s, name)
+	eventually(t, "one that starts hears of calls that last", full(three, "dora"))
+	one.stop()
+	for _, g := range []gateway{two, three} {
+		eventually(t, "calls of a gateway that died count no more", free(g, "dora"))
+	}
+	// Without the way to others each goes by itself.
+	s.Shutdown()
+	two.lend(t, "emil", 2)
+	if ok, _ := enters(t, two.Limits, call("emil", 1)); ok {
+		t.Error("without NATS a gateway lets more through than it may itself")
+	}
+	if ok, _ := enters(t, three.Limits, call("emil", 1)); !ok {
+		t.Error("without NATS a gateway lets nothing through")
 	}
 }
 

@@ -74,7 +74,7 @@ gateway:
 	t.Run("pods call as their service account", func(t *testing.T) { p.in(t).podsCall(registry) })
 	t.Run("API keys are kept by the cluster", func(t *testing.T) { p.in(t).keysAreKept() })
 	t.Run("signing keys are rotated", func(t *testing.T) { p.in(t).signingKeysRotate(token) })
-	t.Run("limits are each gateway's and usage is whole", func(t *testing.T) { p.in(t).limitsHold(token) })
+	t.Run("limits hold and usage is whole", func(t *testing.T) { p.in(t).limitsHold(token) })
 	// Here, because the next installation takes these logs away.
 	p.logsAreQuiet("test/sid1", "system:serviceaccount:default:stranger")
 }
@@ -234,8 +234,8 @@ func (p *platform) signingKeysRotate(token string) {
 	p.call(200, "GET", "/function/echo", "", "Authorization", "Bearer "+own.AccessToken)
 }
 
-// limitsHold calls until nothing is let through any more: each gateway has a
-// rate of its own, and both report to one account.
+// limitsHold calls until nothing is let through any more: what one gateway lets
+// through counts for the other a moment later, and both report to one account.
 func (p *platform) limitsHold(token string) {
 	const burst, calls = 3, 40 // of which chance gives each of two gateways a few
 	used := func() (c struct{ Calls, Refused int }) {
@@ -258,7 +258,7 @@ func (p *platform) limitsHold(token string) {
 		gateways = p.k("get", "pods", "-n", systemNamespace, "-l", "app=gateway", "-o", "name")
 		return len(strings.Fields(gateways)) == len(p.pods(systemNamespace, "app=gateway"))
 	})
-	want := burst * len(strings.Fields(gateways))
+	most := burst * len(strings.Fields(gateways)) // if neither has heard of the other's
 	before, answered := used(), 0
 	for range calls {
 		a, err := p.do("GET", "/function/limited", "", "Authorization", "Bearer "+token, "Connection", "close")
@@ -267,12 +267,12 @@ func (p *platform) limitsHold(token string) {
 			p.t.Fatal(err)
 		case a.status == 200:
 			answered++
-		case a.status != 429 || after < 1 || after > 3600 || !strings.Contains(a.body, "tight"):
+		case a.status != 429 || after < 1 || after > (most-burst+1)*3600 || !strings.Contains(a.body, "tight"):
 			p.t.Fatalf("a call beyond the limit: %d %q, Retry-After %q", a.status, a.body, a.header.Get("Retry-After"))
 		}
 	}
-	if answered != want {
-		p.t.Errorf("%d calls were answered, want %d: %d of each gateway", answered, want, burst)
+	if answered < burst || answered > most {
+		p.t.Errorf("%d calls were answered, want %d to %d", answered, burst, most)
 	}
 	p.call(200, "GET", "/function/echo", "", "Authorization", "Bearer "+token) // which has no limit
 	eventually(p.t, "usage counts the calls of all gateways", func() bool {

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/nats-io/nats.go"
 	"github.com/openfaas/faas-provider/types"
 	"golang.org/x/sync/errgroup"
 
@@ -66,16 +67,17 @@ func serve(ctx context.Context, environ []string, stderr io.Writer) error {
 		return err
 	}
 	var usage quota.Store
+	var conn *nats.Conn
 	if broker != nil {
-		defer broker.Conn.Close()
-		usage = broker.Usage
+		conn, usage = broker.Conn, broker.Usage
+		defer conn.Close()
 	}
 	o, err := c.Options(log, types.VersionInfo{Release: version, SHA: cmp.Or(commit, "unknown"), CommitMessage: "built from " + cmp.Or(commit, "unknown sources")})
 	if err != nil {
 		return err
 	}
 	o.Tracer = tracer
-	if o.Limits, o.Account, err = c.Metering(c.AuthConfig != "", usage, log); err != nil {
+	if o.Limits, o.Account, err = c.Metering(c.AuthConfig != "", usage, conn, log); err != nil {
 		return err
 	}
 	audited, err := c.Audit()
