@@ -92,19 +92,12 @@ OpenFaaS: stack files, logins, gateways and function images are the same.
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		DisableAutoGenTag: true,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return nil
-			}
-			text := fmt.Sprintf("there is no command %q", args[0])
-			if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-				text += "; did you mean " + strings.Join(near, " or ") + "?"
-			}
-			return command.Usagef("%s; \"graphene help\" lists all", text)
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:              command.Below,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		// Asked for by --version; the command of that name says more.
+		Version: f.Version,
 	}
-	root.SuggestionsMinimumDistance = 2
+	root.SetVersionTemplate("graphene {{.Version}}\n")
 	root.AddGroup(
 		&cobra.Group{ID: "function", Title: "Functions:"},
 		&cobra.Group{ID: "resource", Title: "What functions need:"},
@@ -128,6 +121,7 @@ OpenFaaS: stack files, logins, gateways and function images are the same.
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return command.Usagef("%w; \"%s --help\" shows what there is", err, cmd.CommandPath())
 	})
+	root.SetHelpCommand(help())
 	root.InitDefaultCompletionCmd() // now, and not when it runs, so that it is a noun like others
 	nounsWantVerbs(root)
 	return root
@@ -155,9 +149,38 @@ func nounsWantVerbs(root *cobra.Command) {
 		if !c.HasSubCommands() || c.Runnable() {
 			continue
 		}
-		c.Args = command.NoArgs
+		c.Args = command.Below
 		c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 		nounsWantVerbs(c)
+	}
+}
+
+// help returns the command that shows the help of another.
+func help() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]...",
+		Short: "Show the help of a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err == nil && about.HasSubCommands() {
+				err = command.Below(about, rest)
+			}
+			if err != nil {
+				return err
+			}
+			return about.Help()
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			var names []string
+			if about, rest, err := cmd.Root().Find(args); err == nil && len(rest) == 0 {
+				for _, c := range about.Commands() {
+					if c.IsAvailableCommand() || c.IsAdditionalHelpTopicCommand() {
+						names = append(names, cobra.CompletionWithDesc(c.Name(), c.Short))
+					}
+				}
+			}
+			return names, cobra.ShellCompDirectiveNoFileComp
+		},
 	}
 }
 

@@ -2,6 +2,8 @@ package command
 
 import (
 	"context"
+	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -20,6 +22,20 @@ func MinArgs(n int) cobra.PositionalArgs { return args(cobra.MinimumNArgs(n)) }
 
 // NoArgs accepts no argument.
 var NoArgs = args(cobra.NoArgs)
+
+// Below refuses a word that is none of the commands below cmd, and names those
+// that may have been meant.
+func Below(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	cmd.SuggestionsMinimumDistance = min(2, len(args[0])/2) // any two words of three letters are alike by two
+	text := fmt.Sprintf("there is no command %q", cmd.CommandPath()+" "+args[0])
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		text += "; did you mean " + strings.Join(near, " or ") + "?"
+	}
+	return Usagef("%s; \"%s --help\" lists all", text, cmd.CommandPath())
+}
 
 // args makes the errors of check errors of the command line.
 func args(check cobra.PositionalArgs) cobra.PositionalArgs {

@@ -232,7 +232,7 @@ func TestACallRunsAndItsResultIsKept(t *testing.T) {
 		t.Errorf("headers %v", a.header)
 	}
 	h := seen.Load().Header
-	for name, want := range map[string]string{"X-Call-Id": id, "X-Queued": "1", "User-Agent": "curl", "X-Forwarded-Uri": "/async-function/fn/a%2Fb//c"} {
+	for name, want := range map[string]string{"X-Call-Id": id, "X-Queued": "1+0", "User-Agent": "curl", "X-Forwarded-Uri": "/async-function/fn/a%2Fb//c"} {
 		if h.Get(name) != want {
 			t.Errorf("the function sees %s: %q, want %q", name, h.Get(name), want)
 		}
@@ -899,7 +899,10 @@ func TestACallbackToAPrivateAddressIsRefusedUnlessItIsTheGateway(t *testing.T) {
 		}
 		fmt.Fprintf(w, "%s!", body)
 	})
-	r.work(func(o *WorkerOptions) { o.Callback.Gateways = []string{"gateway.openfaas:8080"} })
+	r.work(func(o *WorkerOptions) {
+		o.Callback.Gateways = []string{"gateway.openfaas:8080"}
+		o.Callback.Policy = DefaultPolicy() // which a second try would have to wait for
+	})
 	r.submit("fn", "one", "X-Callback-Url", "http://gateway.openfaas:8080/async-function/fn2")
 	eventually(t, "the second function is called with the first one's answer", func() bool { b := chained.Load(); return b != nil && *b == "one!" })
 	id := r.submit("fn", "", "X-Callback-Url", receiver.URL)

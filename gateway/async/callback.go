@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash"
 	"io"
@@ -87,7 +88,7 @@ func guardedTransport(permit []netip.Prefix) *http.Transport {
 			return err
 		}
 		if addr := where.Addr().Unmap(); !public(addr) && !slices.ContainsFunc(permit, func(p netip.Prefix) bool { return p.Contains(addr) }) {
-			return fault.Denied.Errorf("callbacks to the private address %s are not permitted", addr)
+			return fault.Denied.Errorf("callbacks to the private address %s are not permitted by the operator", addr)
 		}
 		return nil
 	}}).DialContext
@@ -235,7 +236,7 @@ func (c *callbacks) send(ctx context.Context, cb callback, body []byte, span *tr
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return o, true, err
+		return o, !errors.Is(err, fault.Denied), err
 	}
 	defer resp.Body.Close()
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // lets the connection be used again

@@ -109,7 +109,7 @@ functions:
 		"3: other.md has no heading #part-two",
 		"4: code.go declares no Missing",
 		"7: graphene up --wach: unknown flag: --wach",
-		`9: graphene lst: there is no command "lst"`,
+		`9: graphene lst: there is no command "graphene lst"; did you mean list?; "graphene --help" lists all`,
 		"10: graphene scale --replicas 0: ",
 		"13: graphene invoke hello --nothing: unknown flag: --nothing",
 		`16: page.md:6:5: function "a" has an unknown key "wokers"`,

@@ -21,7 +21,7 @@ import (
 const reference = "../../../docs/reference/cli"
 
 func TestTheReferenceOfTheCommandLineIsTrue(t *testing.T) {
-	f := &command.Factory{Streams: term.New(strings.NewReader(""), io.Discard, io.Discard), Dir: t.TempDir()}
+	f := &command.Factory{Streams: term.New(strings.NewReader(""), io.Discard, io.Discard), Dir: t.TempDir(), Version: "dev"}
 	root := cli.New(f, []*cobra.Command{serve.NewCommand(serve.CommandOptions{})}, nil)
 	root.InitDefaultHelpCmd()
 
@@ -32,6 +32,7 @@ func TestTheReferenceOfTheCommandLineIsTrue(t *testing.T) {
 			return
 		}
 		c.InitDefaultHelpFlag()
+		c.InitDefaultVersionFlag()
 		var page bytes.Buffer
 		if err := doc.GenMarkdownCustom(c, &page, func(link string) string { return link }); err != nil {
 			t.Fatal(err)

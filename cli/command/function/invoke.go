@@ -43,9 +43,10 @@ var methods = [...]string{"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTI
 func invokeCommand(f *command.Factory) *cobra.Command {
 	o := &invokeOptions{f: f}
 	cmd := &cobra.Command{
-		Use:     "invoke NAME",
-		Short:   "Call a function",
-		GroupID: "function",
+		Use:        "invoke NAME",
+		SuggestFor: []string{"run", "curl"},
+		Short:      "Call a function",
+		GroupID:    "function",
 		Long: `Sends standard input to a function, or what --data says, and writes the body of
 its answer to standard output as it comes.
 

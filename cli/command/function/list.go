@@ -29,10 +29,11 @@ type listOptions struct {
 func listCommand(f *command.Factory) *cobra.Command {
 	o := &listOptions{f: f}
 	cmd := &cobra.Command{
-		Use:     "list",
-		Aliases: []string{"ls"},
-		Short:   "List functions",
-		GroupID: "function",
+		Use:        "list",
+		SuggestFor: []string{"get", "ps"},
+		Aliases:    []string{"ls"},
+		Short:      "List functions",
+		GroupID:    "function",
 		Long: `Lists the functions of a namespace. READY counts the replicas that can take
 calls, of those that there should be. A function that sleeps until it is called
 has 0/0 and how warm it is kept: frozen, zygote or asleep.`,

@@ -46,15 +46,21 @@ func (f *logFormat) Set(s string) error {
 func logsCommand(f *command.Factory) *cobra.Command {
 	o := &logsOptions{f: f, output: "plain"}
 	cmd := &cobra.Command{
-		Use:     "logs NAME",
-		Short:   "Show what a function prints",
-		GroupID: "function",
+		Use:        "logs NAME",
+		SuggestFor: []string{"tail"},
+		Short:      "Show what a function prints",
+		GroupID:    "function",
 		Long: `Shows what the replicas of a function have printed, and what they print from
 then on, until Ctrl-C. --follow=false ends after what there is.`,
 		Example: `  graphene logs wine
   graphene logs wine --follow=false --lines 20
   graphene logs wine --since 10m -o json`,
-		Args:              command.ExactArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 && f.Flags.StackFile != "" { // "logs -f NAME", as other programs have it
+				return command.Usagef("name the function: -f is the stack file here, and a log is followed unless --follow=false")
+			}
+			return command.ExactArgs(1)(cmd, args)
+		},
 		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), args[0]) },
 		ValidArgsFunction: f.CompleteFunctions,
 	}

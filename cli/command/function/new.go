@@ -36,9 +36,10 @@ type newOptions struct {
 func newCommand(f *command.Factory) *cobra.Command {
 	o := &newOptions{f: f}
 	cmd := &cobra.Command{
-		Use:     "new NAME --lang TEMPLATE",
-		Short:   "Start a function from a template",
-		GroupID: "function",
+		Use:        "new NAME --lang TEMPLATE",
+		SuggestFor: []string{"init", "create"},
+		Short:      "Start a function from a template",
+		GroupID:    "function",
 		Long: `Makes a directory with a handler that works, and an entry for it in the stack
 file: stack.yaml, or the file that --yaml names, which is made if there is none.
 

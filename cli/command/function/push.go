@@ -16,9 +16,10 @@ import (
 func pushCommand(f *command.Factory) *cobra.Command {
 	var o buildOptions
 	cmd := &cobra.Command{
-		Use:     "push [NAME...]",
-		Short:   "Send images of functions to their registry",
-		GroupID: "function",
+		Use:        "push [NAME...]",
+		SuggestFor: []string{"publish"},
+		Short:      "Send images of functions to their registry",
+		GroupID:    "function",
 		Long: `Sends the images of the stack file's functions, or of those that are named, to
 the registry that their names mean. A name without a host, such as wine:latest,
 means the registry of the platform, or the one that the platform names.

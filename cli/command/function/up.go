@@ -23,9 +23,10 @@ type upOptions struct {
 func upCommand(f *command.Factory) *cobra.Command {
 	var o upOptions
 	cmd := &cobra.Command{
-		Use:     "up [NAME...]",
-		Short:   "Build, push and deploy functions",
-		GroupID: "function",
+		Use:        "up [NAME...]",
+		SuggestFor: []string{"apply", "dev", "publish"},
+		Short:      "Build, push and deploy functions",
+		GroupID:    "function",
 		Long: `Builds the functions of the stack file, or those that are named, for the
 platform that the gateway reports, sends what changed of their images to the
 registry, deploys them, and waits until they are ready.

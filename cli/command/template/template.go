@@ -16,9 +16,10 @@ import (
 // Command returns the command about templates.
 func Command(f *command.Factory) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:     "template",
-		Short:   "Look at language templates, and get others",
-		GroupID: "resource",
+		Use:        "template",
+		SuggestFor: []string{"store"},
+		Short:      "Look at language templates, and get others",
+		GroupID:    "resource",
 		Long: `Looks at the templates that "graphene new" can start from, and gets others.
 
 Some are built in. Others come from a directory or a git repository into the
