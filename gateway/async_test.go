@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/graphene-faas/graphene/gateway"
 	"github.com/graphene-faas/graphene/gateway/async"
+	"github.com/graphene-faas/graphene/gateway/auth"
 	"github.com/graphene-faas/graphene/gateway/invoke"
 	"github.com/graphene-faas/graphene/gateway/metrics"
 	"github.com/graphene-faas/graphene/internal/function"
@@ -31,7 +33,7 @@ func startWithQueue(t *testing.T, handler http.HandlerFunc) *platform {
 		t.Fatal(err)
 	}
 	p := start(t, handler, func(o *gateway.Options) { o.Queue, o.QueueMetrics = q, counted })
-	worker(t, q, inProcess(p))
+	worker(t, q, &auth.Transport{Header: "Proxy-Authorization", User: "admin", Password: "s3cret", Next: inProcess(p)})
 	return p
 }
 
@@ -129,6 +131,38 @@ func TestWithoutAQueueItsRoutesDoNotExist(t *testing.T) {
 	for _, path := range []string{"/async-function/echo", "/async-batch/echo", "/system/calls"} {
 		if resp, _ := p.do(t, "POST", path, ""); resp.StatusCode != 404 {
 			t.Errorf("%s: %d, want 404", path, resp.StatusCode)
+		}
+	}
+}
+
+func TestCallsThatWaitInTheQueueBringReplicasBeforeOneIsAnswered(t *testing.T) {
+	const calls = 4
+	var running sync.WaitGroup
+	running.Add(calls)
+	p := startWithQueue(t, func(http.ResponseWriter, *http.Request) {
+		running.Done()
+		running.Wait() // none ends before all run
+	})
+	env := map[string]string{"max_inflight": "1"}
+	if err := p.client.Create(t.Context(), types.FunctionDeployment{Service: "echo", Image: "i", EnvVars: env}); err != nil {
+		t.Fatal(err)
+	}
+	for !p.Knows(function.Ref{Name: "echo", Namespace: function.DefaultNamespace}) {
+		if t.Context().Err() != nil {
+			t.Fatal("the gateway does not learn of the function")
+		}
+	}
+	var ids []string
+	for range calls {
+		resp, body := p.do(t, "POST", "/async-function/echo", "hello")
+		if resp.StatusCode != 202 {
+			t.Fatalf("%d %q", resp.StatusCode, body)
+		}
+		ids = append(ids, resp.Header.Get("X-Call-Id"))
+	}
+	for _, id := range ids {
+		if call, err := p.client.LaterCall(t.Context(), id, time.Minute); err != nil || call.State != "done" || len(call.Tries) != 1 {
+			t.Fatalf("%+v, %v", call, err)
 		}
 	}
 }

@@ -115,7 +115,7 @@ func New(o Options) *Gateway {
 		Objects: listener{g},
 		Log:     o.Log,
 	}
-	calls := invoke.ProxyOptions{Version: o.Version.Release, Tracer: o.Tracer, Log: o.Log}
+	calls := invoke.ProxyOptions{Version: o.Version.Release, Vouched: g.fromQueue, Tracer: o.Tracer, Log: o.Log}
 	if o.Tokens != nil {
 		calls.Admit = g.admit
 	}

@@ -2,6 +2,7 @@ package async
 
 import (
 	"context"
+	"strconv"
 	"sync"
 	"time"
 
@@ -33,6 +34,7 @@ type delivery struct {
 	cancelled bool // guarded by the worker's mu
 	stop      context.CancelFunc
 	span      *trace.Span // of the try that runs
+	backlog   string      // what the gateway is told of its function's calls
 }
 
 // A lane is one function of one queue.
@@ -45,18 +47,21 @@ type lane struct {
 
 	buffer   []*delivery // fetched, not started
 	running  int
+	pending  int  // messages that the broker had after the last fetch
 	more     bool // the broker may have messages
 	hinted   bool // it got some while we fetched
 	fetching bool
 	toFetch  bool // in lanes.fetch
 	toRun    bool // in lanes.run
-	paused   bool // was full a moment ago
+	paused   bool // could not be fetched for a moment ago
 	used     time.Time
+	growth   *time.Timer // grows the limit; nil until it is needed
+	growing  bool        // growth is to come
 }
 
 // ahead is how many calls are held besides those that run, so that the next
 // starts as soon as one ends.
-func (l *lane) ahead() int { return min(l.limit.max(), quantum) }
+func (l *lane) ahead() int { return min(l.limit.value, quantum) }
 
 // lanes are the functions with calls. They say which function is fetched for,
 // and which call starts, next: both round robin, so that a function with a
@@ -121,14 +126,16 @@ func (s *lanes) next() (*lane, int) {
 	s.fetch = s.fetch[1:]
 	l.toFetch, l.fetching, l.hinted = false, true, false
 	l.used = time.Now()
-	return l, min(quantum, max(1, l.limit.max()-l.running)+l.ahead()-len(l.buffer))
+	return l, max(1, min(quantum, max(1, l.limit.value-l.running)+l.ahead()-len(l.buffer)))
 }
 
-// fetched takes what a fetch for l brought; full says that there may be more,
-// failed that the fetch broke off and is to be repeated in a moment.
-func (s *lanes) fetched(l *lane, got []*delivery, full, failed bool) {
+// fetched takes what a fetch for l brought; pending is how many messages the
+// broker has besides, full says that there may be more, failed that the fetch
+// broke off and is to be repeated in a moment.
+func (s *lanes) fetched(l *lane, got []*delivery, pending int, full, failed bool) {
 	s.mu.Lock()
 	l.fetching = false
+	l.pending = pending
 	l.more = full || failed || l.hinted
 	l.buffer = append(l.buffer, got...)
 	if failed {
@@ -139,12 +146,54 @@ func (s *lanes) fetched(l *lane, got []*delivery, full, failed bool) {
 	s.dispatch() // unlocks
 }
 
-// ready queues l for starting calls. The caller holds mu.
+// ready queues l for starting calls, or has its limit grown by and by. The
+// caller holds mu.
 func (s *lanes) ready(l *lane) {
-	if len(l.buffer) > 0 && l.running < l.limit.max() && !l.paused && !l.toRun && !s.closed {
-		l.toRun = true
-		s.run = append(s.run, l)
+	switch {
+	case len(l.buffer) == 0 || l.paused || s.closed:
+	case l.running < l.limit.value:
+		if !l.toRun {
+			l.toRun = true
+			s.run = append(s.run, l)
+		}
+	case l.limit.slow && l.limit.value < l.limit.most && !l.growing:
+		s.growIn(l, firstPause)
 	}
+}
+
+// growIn has the limit of l grown after d, if all of it is used then. The
+// caller holds mu.
+func (s *lanes) growIn(l *lane, d time.Duration) {
+	l.growing = true
+	if l.growth == nil {
+		l.growth = time.AfterFunc(d, func() { s.grow(l) })
+	} else {
+		l.growth.Reset(d)
+	}
+}
+
+func (s *lanes) grow(l *lane) {
+	s.mu.Lock()
+	l.growing = false
+	if len(l.buffer) > 0 && l.running >= l.limit.value {
+		l.limit.grow()
+	}
+	s.ready(l)
+	s.want(l)
+	s.dispatch()
+}
+
+// backlog is what the gateway is told of l's calls: how many would run now if
+// their function had room, those that run included, and how many wait behind
+// these. The caller holds mu.
+func (s *lanes) backlog(l *lane) string {
+	all := l.running + len(l.buffer) + l.pending
+	now := min(all, s.per, s.max/len(s.all))
+	if !l.limit.slow {
+		now = min(now, l.limit.value) // it is not for want of room that no more run
+	}
+	now = max(now, l.running)
+	return strconv.Itoa(now) + "+" + strconv.Itoa(all-now)
 }
 
 // dispatch starts what may start, and gives up mu.
@@ -167,6 +216,7 @@ func (s *lanes) take() (started []*delivery) {
 		l.running++
 		s.running++
 		l.used = time.Now()
+		d.backlog = s.backlog(l)
 		started = append(started, d)
 		s.ready(l)
 		s.want(l)
@@ -210,7 +260,7 @@ func (s *lanes) refused(d *delivery) bool {
 		return false
 	}
 	l.buffer = append([]*delivery{d}, l.buffer...)
-	s.pause(l, l.limit.full(l.running))
+	s.growIn(l, l.limit.full(l.running))
 	s.dispatch()
 	return true
 }

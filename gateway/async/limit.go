@@ -2,51 +2,51 @@ package async
 
 import "time"
 
-// Pauses after a function was full.
+// Pauses after a function was full, before one more call is tried at once than
+// it took. They grow while it goes on to be full.
 const (
 	firstPause = 20 * time.Millisecond
 	lastPause  = time.Second
 )
 
-// regrow is how many rounds of success it takes to try one more call at once,
-// where that was too many before.
-const regrow = 10
-
-// A limit finds out how many calls of one function can run at once. It grows
-// while calls succeed and all of it is used, by one for each success at first,
-// and by one for every few rounds once the function was full, and shrinks when
-// the function is full.
+// A limit finds out how many calls of one function can run at once. At first it
+// grows by one with each answer, while all of it is used. From the first time
+// that the function is full on it is what ran then, and is grown by one now and
+// then to find out whether there is room again: seldom while there is none, and
+// fast once there is.
 type limit struct {
-	value float64
-	most  int
-	slow  bool          // the function was full before
-	pause time.Duration // after the next time it is full
+	value, most int
+	slow        bool          // the function was full before
+	grown       bool          // since it was full
+	pause       time.Duration // after the last time it was full
 }
 
-func newLimit(most int) limit { return limit{value: float64(min(8, most)), most: most} }
-
-// max returns how many calls may run.
-func (l *limit) max() int { return int(l.value) }
+func newLimit(most int) limit { return limit{value: min(8, most), most: most, pause: firstPause} }
 
 // succeeded tells of an answer, when running calls ran, this one included.
 func (l *limit) succeeded(running int) {
-	l.pause = 0
-	if running < l.max() {
-		return // more room would not be used
+	if !l.slow && running >= l.value { // else more room would not be used
+		l.value = min(l.value+1, l.most)
 	}
-	if l.slow {
-		l.value += 1 / (regrow * l.value)
-	} else {
-		l.value++
-	}
-	l.value = min(l.value, float64(l.most))
 }
 
 // full tells that the function had no room for one more call than running. It
-// returns how long to wait before the next.
+// returns how long to wait before the limit is grown.
 func (l *limit) full(running int) time.Duration {
-	l.slow = true
-	l.value = max(1, min(l.value, float64(running)))
-	l.pause = min(max(2*l.pause, firstPause), lastPause)
+	if l.grown {
+		l.pause = min(2*l.pause, lastPause)
+	}
+	l.slow, l.grown = true, false
+	l.value = min(l.value, running)
 	return l.pause
+}
+
+// grow lets one call more run than the function had room for. If nothing is
+// said against it within firstPause, it is to be grown again.
+func (l *limit) grow() {
+	if l.grown {
+		l.pause = firstPause // there was room
+	}
+	l.grown = true
+	l.value = min(l.value+1, l.most)
 }

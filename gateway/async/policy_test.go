@@ -107,39 +107,3 @@ func TestAnnotationsChangeThePolicyAndNonsenseDoesNot(t *testing.T) {
 		t.Error(diff)
 	}
 }
-
-func TestALimitFindsOutWhatAFunctionTakes(t *testing.T) {
-	// A function that takes five calls at once, and calls that all take as long.
-	l := newLimit(100)
-	rounds, refusals := 0, 0
-	for ; rounds < 100; rounds++ {
-		running := min(l.max(), 5)
-		if l.max() > 5 {
-			refusals++
-			l.full(running)
-		}
-		for range running {
-			l.succeeded(running)
-		}
-	}
-	if l.max() < 5 || l.max() > 6 {
-		t.Errorf("the limit settles at %d, want 5 or 6", l.max())
-	}
-	if refusals > rounds/3 {
-		t.Errorf("%d of %d rounds were refused", refusals, rounds)
-	}
-	// It never gives up, and never exceeds what it may.
-	for range 10 {
-		l.full(0)
-	}
-	if l.max() != 1 {
-		t.Errorf("after refusals alone: %d, want 1", l.max())
-	}
-	free := newLimit(100)
-	for range 1000 {
-		free.succeeded(free.max())
-	}
-	if free.max() != 100 {
-		t.Errorf("a function that takes everything gets %d, want 100", free.max())
-	}
-}

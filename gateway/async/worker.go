@@ -33,7 +33,9 @@ type WorkerOptions struct {
 	// needed.
 	Gateway http.RoundTripper
 	URL     *url.URL
-	// Queued is the header that tells the gateway not to let a call wait.
+	// Queued is the header that tells the gateway not to let a call wait, and
+	// how many others do: "5+95" says that five calls of its function, those that
+	// run included, would run now if there were room, and 95 come after these.
 	Queued string
 	// Submitter names a header that tells the gateway who submitted a call, escaped
 	// as in a query; "" tells nobody.
@@ -211,17 +213,18 @@ func (w *Worker) fetchAll() {
 		if l == nil {
 			return
 		}
-		got, full, err := w.fetch(l, n)
+		got, pending, full, err := w.fetch(l, n)
 		if err != nil {
 			l.consumer, l.lost = nil, true // made again by the next fetch
 			w.log.Debug("cannot fetch calls", "function", l.where, "err", err)
 		}
-		w.lanes.fetched(l, got, full, err != nil)
+		w.lanes.fetched(l, got, pending, full, err != nil)
 	}
 }
 
-// fetch gets up to n calls of l. It reports whether there may be more.
-func (w *Worker) fetch(l *lane, n int) (got []*delivery, full bool, err error) {
+// fetch gets up to n calls of l. It returns how many messages there were besides
+// the last one, and reports whether there may be more.
+func (w *Worker) fetch(l *lane, n int) (got []*delivery, pending int, full bool, err error) {
 	if l.consumer == nil {
 		ctx, cancel := context.WithTimeout(w.ctx, timeout)
 		defer cancel()
@@ -235,42 +238,45 @@ func (w *Worker) fetch(l *lane, n int) (got []*delivery, full bool, err error) {
 			InactiveThreshold: lingers,
 		})
 		if err != nil {
-			return nil, false, err
+			return nil, 0, false, err
 		}
 	}
 	batch, err := l.consumer.FetchNoWait(n)
 	if err != nil {
-		return nil, false, err
+		return nil, 0, false, err
 	}
 	received := 0
 	for msg := range batch.Messages() {
 		received++
-		if d := w.take(l, msg); d != nil {
+		d, behind := w.take(l, msg)
+		if d != nil {
 			got = append(got, d)
 		}
+		pending = behind
 	}
 	w.past.suspects(w.ctx, got)
 	if err := batch.Error(); err != nil {
-		return got, false, err
+		return got, pending, false, err
 	}
-	return got, received == n, nil
+	return got, pending, received == n, nil
 }
 
-// take makes a delivery of a message. What is no call goes away: nothing could
-// ever run it.
-func (w *Worker) take(l *lane, msg jetstream.Msg) *delivery {
+// take makes a delivery of a message, behind which so many wait. What is no call
+// goes away: nothing could ever run it.
+func (w *Worker) take(l *lane, msg jetstream.Msg) (d *delivery, behind int) {
 	meta, err := msg.Metadata()
 	if err != nil {
 		w.log.Error("a message of the queue is none", "err", err)
-		return nil
+		return nil, 0
 	}
+	behind = int(meta.NumPending)
 	j, err := decode(l.where, msg.Headers(), msg.Data(), meta.Sequence.Stream)
 	if err != nil {
 		w.log.Error("a message in the queue is no call", "subject", msg.Subject(), "err", err)
 		_ = msg.Term() // else it is delivered again, and dropped again
-		return nil
+		return nil, behind
 	}
-	d := &delivery{job: j, lane: l, msg: msg, seq: meta.Sequence.Stream}
+	d = &delivery{job: j, lane: l, msg: msg, seq: meta.Sequence.Stream}
 	// Of the calls that were there before the worker, those may have been run
 	// that a worker before it may have held: the first ones.
 	d.old = d.seq <= w.past.last && l.taken < maxHeld
@@ -279,7 +285,7 @@ func (w *Worker) take(l *lane, msg jetstream.Msg) *delivery {
 	w.mu.Lock()
 	w.held[j.ID] = d
 	w.mu.Unlock()
-	return d
+	return d, behind
 }
 
 // drop forgets d, which is settled or somebody else's.
@@ -575,7 +581,7 @@ func (w *Worker) request(ctx context.Context, d *delivery) (*http.Request, error
 		req.Header.Set(web.HeaderCallID, d.ID)
 	}
 	if w.o.Queued != "" {
-		req.Header.Set(w.o.Queued, "1")
+		req.Header.Set(w.o.Queued, d.backlog)
 	}
 	if w.o.Submitter != "" {
 		req.Header.Del(w.o.Submitter) // callers do not say it

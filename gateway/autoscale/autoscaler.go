@@ -351,7 +351,7 @@ func (a *Autoscaler) complete(ref function.Ref, p Policy, s *Sample) {
 
 // arm sets the alarm to the load at which another decision may be due.
 func (a *Autoscaler) arm(ref function.Ref, s *state, p Policy, d Decision, sample Sample, own Load, rest bool) {
-	calls, mine := sample.InFlight+sample.Waiting, own.InFlight+own.Waiting
+	calls, mine := sample.Calls(), own.Calls()
 	above := noAlarm
 	switch {
 	case rest:

@@ -33,9 +33,12 @@ type platform struct {
 	e       function.Endpoints
 	start   time.Duration // of a replica
 	calls   int
+	wanted  int
+	behind  int
 	arrived int64
 	busy    time.Duration
 	queued  time.Duration
+	wished  time.Duration
 	counted time.Time
 	alarm   int
 	looks   int // how often it was read
@@ -77,7 +80,10 @@ func (p *platform) Reading(ref function.Ref) (Reading, bool) {
 	p.looks++
 	p.count()
 	slots := p.slots()
-	return Reading{InFlight: min(p.calls, slots), Waiting: max(0, p.calls-slots), Busy: p.busy, Queued: p.queued, Arrived: p.arrived}, ref == echo
+	return Reading{
+		InFlight: min(p.calls, slots), Waiting: max(0, p.calls-slots), Wanted: p.wanted, Behind: p.behind,
+		Busy: p.busy, Queued: p.queued, Wished: p.wished, Arrived: p.arrived,
+	}, ref == echo
 }
 
 // slots is one for each replica that is ready. p.mu is held.
@@ -88,6 +94,7 @@ func (p *platform) count() {
 	span := time.Since(p.counted)
 	p.busy += time.Duration(min(p.calls, p.slots())) * span
 	p.queued += time.Duration(max(0, p.calls-p.slots())) * span
+	p.wished += time.Duration(p.wanted) * span
 	p.counted = time.Now()
 }
 
@@ -99,7 +106,7 @@ func (p *platform) Alarm(_ function.Ref, above int) {
 }
 
 func (p *platform) ring() {
-	if p.calls > p.alarm {
+	if max(p.calls, p.wanted) > p.alarm {
 		p.alarm = 1 << 40
 		p.a.Alarm(echo)
 	}
@@ -164,6 +171,16 @@ func (p *platform) expect(when string, want ...int) {
 	p.scaled = nil
 }
 
+// queue makes it so many calls that the queue worker wants in flight, and so
+// many that come after them.
+func (p *platform) queue(wanted, behind int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.count()
+	p.wanted, p.behind = wanted, behind
+	p.ring()
+}
+
 func (p *platform) explain() Explanation {
 	p.t.Helper()
 	x, ok := p.a.Explain(echo)
@@ -201,6 +218,35 @@ func TestMoreCallsThanReplicasAreForAreAnsweredByMoreReplicasAtOnce(t *testing.T
 		p.mu.Lock()
 		if p.e.Desired != 1 {
 			p.t.Errorf("a minute later there are %d", p.e.Desired)
+		}
+		p.scaled = nil
+		p.mu.Unlock()
+	})
+}
+
+func TestAsynchronousCallsThatWaitAreAnsweredByMoreReplicasAtOnce(t *testing.T) {
+	inTime(t, labels("max", "8"), Options{}, func(_ *testing.T, p *platform) {
+		time.Sleep(time.Minute + 300*time.Millisecond) // between two ticks
+		p.load(1)
+		p.queue(3, 0)
+		time.Sleep(20 * time.Millisecond)
+		p.expect("20 ms after three calls were wanted in flight", 3)
+		p.queue(100, 900)
+		time.Sleep(20 * time.Millisecond)
+		p.expect("20 ms after more were wanted than there may be replicas", 8)
+		if d := p.explain().Latest; d.Bound != BoundMax || d.Inputs.Wanted != 100 || d.Inputs.Behind != 900 {
+			p.t.Errorf("it is explained by %+v", d)
+		}
+		p.load(8)
+		time.Sleep(2 * time.Minute)
+		p.expect("while the queue is long")
+		p.load(0)
+		p.queue(0, 0)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		p.mu.Lock()
+		if p.e.Desired != 1 {
+			p.t.Errorf("two minutes after the queue was empty there are %d", p.e.Desired)
 		}
 		p.scaled = nil
 		p.mu.Unlock()

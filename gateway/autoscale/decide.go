@@ -55,6 +55,8 @@ type Inputs struct {
 	Burst      float64            `json:"burst"`      // load now, or mean over the burst window, whichever is more
 	InFlight   int                `json:"inFlight"`
 	Waiting    int                `json:"waiting"`
+	Wanted     int                `json:"wanted,omitempty"`  // asynchronous calls that would be in flight, if there were room
+	Behind     int                `json:"behind,omitempty"`  // asynchronous calls besides these
 	CPU        *float64           `json:"cpu,omitempty"`     // thousandths of a core
 	Backlog    *int               `json:"backlog,omitempty"` // asynchronous calls
 	Ready      int                `json:"ready"`
@@ -186,7 +188,7 @@ func measure(now time.Time, p Policy, h *History, s Sample) load {
 		}
 	case function.ScaleCapacity:
 		l.noun = "calls in flight and waiting"
-		value = func(s Sample) (float64, bool) { return s.Busy + s.Queued, true }
+		value = func(s Sample) (float64, bool) { return max(s.Busy+s.Queued, s.Wished), true }
 	}
 	l.target = p.TargetFor(s.Slots)
 	l.capped = l.target < p.Target
@@ -206,14 +208,14 @@ func measure(now time.Time, p Policy, h *History, s Sample) load {
 // nor do those that pile up where the replicas there are, and those that are
 // starting, suffice for the calls that come.
 func (l *load) hurry(now time.Time, p Policy, h *History, s Sample, value func(Sample) (float64, bool)) {
-	calls := float64(s.InFlight + s.Waiting)
+	calls := float64(s.Calls())
 	if recent, ok := h.mean(now, patience, value); ok {
 		l.burst = max(l.burst, recent)
 	}
 	service, known := h.service(now, p.Stable)
 	served := func(limit time.Duration, replicas int) bool {
 		slots := float64(replicas) * l.target
-		excess := calls - slots
+		excess := calls + float64(s.Behind) - slots
 		return excess <= 0 || known && slots > 0 && excess*service/slots <= limit.Seconds()
 	}
 	if !served(patience, s.Ready) {
@@ -290,7 +292,7 @@ func (l load) inputs(p Policy, s Sample) Inputs {
 	return Inputs{
 		Type: p.Type, Target: l.target, Proportion: p.Proportion,
 		Stable: round(l.stable), Burst: round(max(l.burst, l.atOnce)),
-		InFlight: s.InFlight, Waiting: s.Waiting, CPU: s.CPU, Backlog: s.Backlog,
+		InFlight: s.InFlight, Waiting: s.Waiting, Wanted: s.Wanted, Behind: s.Behind, CPU: s.CPU, Backlog: s.Backlog,
 		Ready: s.Ready, Starting: s.Starting, Slots: s.Slots,
 	}
 }

@@ -31,6 +31,7 @@ type world struct {
 	starting []time.Time // when each is ready
 	inflight []time.Time // when each ends
 	waiting  int
+	queue    int     // asynchronous calls that wait for room
 	owed     float64 // of calls, less than one
 
 	moves []move
@@ -48,6 +49,9 @@ type move struct {
 }
 
 const step = 10 * time.Millisecond
+
+// mostQueued is how many asynchronous calls run at once.
+const mostQueued = 100
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
@@ -70,9 +74,17 @@ func (w *world) run(span time.Duration, rate func(at time.Duration) float64) {
 		w.serve()
 		w.reading.Busy += time.Duration(len(w.inflight)) * step
 		w.reading.Queued += time.Duration(w.waiting) * step
-		w.peak = max(w.peak, float64(len(w.inflight)+w.waiting))
+		w.reading.InFlight, w.reading.Waiting = len(w.inflight), w.waiting
+		w.reading.Wanted = 0
+		if w.queue > 0 {
+			w.reading.Wanted = min(mostQueued, len(w.inflight)+w.queue)
+		}
+		w.reading.Behind = max(0, len(w.inflight)+w.queue-mostQueued)
+		w.reading.Wished += time.Duration(w.reading.Wanted) * step
+		calls := Load{InFlight: len(w.inflight), Waiting: w.waiting, Wanted: w.reading.Wanted}.Calls()
+		w.peak = max(w.peak, float64(calls))
 		capacity := w.desired * w.slots
-		beyond := len(w.inflight)+w.waiting > capacity && at%(50*time.Millisecond) == 0
+		beyond := calls > capacity && at%(50*time.Millisecond) == 0
 		if at%time.Second == 0 || beyond {
 			w.look(at)
 		}
@@ -100,6 +112,11 @@ func (w *world) serve() {
 		w.waiting--
 		w.inflight = append(w.inflight, w.now.Add(w.service))
 	}
+	for w.queue > 0 && len(w.inflight) < min(w.ready*w.slots, mostQueued) {
+		w.queue--
+		w.reading.Arrived++
+		w.inflight = append(w.inflight, w.now.Add(w.service))
+	}
 }
 
 func (w *world) look(at time.Duration) {
@@ -108,7 +125,6 @@ func (w *world) look(at time.Duration) {
 		w.unknown = at
 		return
 	}
-	w.reading.InFlight, w.reading.Waiting = len(w.inflight), w.waiting
 	span := w.now.Sub(w.readAt)
 	s := Sample{
 		At: w.now, Span: span, Load: between(w.last, w.reading, span),
@@ -473,6 +489,62 @@ func TestManyShortCallsAtOnceAreNoReasonForMoreReplicas(t *testing.T) {
 	}
 }
 
+func TestAQueueIsServedByAsManyReplicasAsItNeeds(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		calls   int
+		service time.Duration
+		slots   int
+		want    int // replicas at the most
+		took    time.Duration
+	}{
+		{"a handful of long calls", 3, 20 * time.Second, 1, 4, 21 * time.Second},
+		{"as many as fit into one replica", 4, 20 * time.Second, 4, 2, 21 * time.Second},
+		{"a handful of short calls", 5, 10 * time.Millisecond, 1, 5, time.Second}, // nobody knows yet that they are short
+		{"more than there may be replicas for", 600, time.Second, 1, 40, 16 * time.Second},
+		{"more than run at once", 600, time.Second, 50, 3, 8 * time.Second},
+	} {
+		w := newWorld(policyForTests())
+		w.slots, w.service = tt.slots, tt.service
+		w.run(time.Minute, steady(0))
+		w.queue = tt.calls
+		var took time.Duration
+		most := 0
+		for took = 0; (w.queue > 0 || len(w.inflight) > 0) && took < time.Minute; took += step {
+			w.run(step, steady(0))
+			most = max(most, w.desired)
+		}
+		if most > tt.want {
+			t.Errorf("%s: up to %d replicas, want no more than %d", tt.name, most, tt.want)
+		}
+		if took > tt.took {
+			t.Errorf("%s: they took %v, want %v", tt.name, took, tt.took)
+		}
+		w.run(2*time.Minute, steady(0))
+		if w.desired != 1 {
+			t.Errorf("%s: two minutes later there are %d replicas", tt.name, w.desired)
+		}
+		report(t, tt.name, w)
+	}
+}
+
+func TestALongQueueOfShortCallsIsWorthMoreReplicas(t *testing.T) {
+	w := newWorld(policyForTests())
+	w.service = 10 * time.Millisecond
+	w.run(time.Minute, steady(10)) // it is known how long they take
+	w.queue = 5
+	w.run(10*time.Second, steady(10))
+	if w.desired != 1 {
+		t.Errorf("five calls of 10 ms get %d replicas", w.desired)
+	}
+	w.queue = 10_000
+	w.run(2*time.Second, steady(10))
+	if w.desired != 40 {
+		t.Errorf("10,000 calls of 10 ms get %d replicas, want all there may be", w.desired)
+	}
+	report(t, "short calls", w)
+}
+
 func TestStepsAreLimitedWhereTheInstallationSaysSo(t *testing.T) {
 	p := policyForTests()
 	p.StepUp, p.StepDown = 4, 2
@@ -600,7 +672,12 @@ func TestRandomLoadsOfRandomFunctionsBehaveToo(t *testing.T) {
 		for i := range rates {
 			rates[i] = random.Float64() * random.Float64() * 300
 		}
-		w.run(4*time.Minute, func(at time.Duration) float64 { return rates[int(at/(10*time.Second))%len(rates)] })
+		w.run(4*time.Minute, func(at time.Duration) float64 {
+			if seed%3 == 0 && at%(45*time.Second) == 0 {
+				w.queue += 1 + random.IntN(2000)
+			}
+			return rates[int(at/(10*time.Second))%len(rates)]
+		})
 		report(t, fmt.Sprintf("seed %d, %d slots, calls of %v, starts of %v", seed, w.slots, w.service, w.start), w)
 	}
 }

@@ -55,7 +55,7 @@ func merge(a, b Sample) Sample {
 		of := func(x, y float64) float64 {
 			return (x*float64(a.Span) + y*float64(b.Span)) / float64(span)
 		}
-		b.Busy, b.Queued = of(a.Busy, b.Busy), of(a.Queued, b.Queued)
+		b.Busy, b.Queued, b.Wished = of(a.Busy, b.Busy), of(a.Queued, b.Queued), of(a.Wished, b.Wished)
 		b.Rate, b.Done = of(a.Rate, b.Rate), of(a.Done, b.Done)
 	}
 	b.Span, b.Partial = span, a.Partial || b.Partial

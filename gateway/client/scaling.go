@@ -49,6 +49,8 @@ type Decision struct {
 		Burst      float64  `json:"burst"`
 		InFlight   int      `json:"inFlight"`
 		Waiting    int      `json:"waiting"`
+		Wanted     int      `json:"wanted,omitempty"` // asynchronous calls that would be in flight, if there were room
+		Behind     int      `json:"behind,omitempty"` // asynchronous calls besides these
 		CPU        *float64 `json:"cpu,omitempty"`
 		Backlog    *int     `json:"backlog,omitempty"`
 		Ready      int      `json:"ready"`

@@ -94,7 +94,10 @@ func (c *call) end() {
 
 func (c *call) serve(w http.ResponseWriter, r *http.Request, to *route, where target) {
 	c.route, c.target = to, where
-	c.mayWait = r.Header.Get(HeaderQueued) == ""
+	queued := r.Header.Get(HeaderQueued)
+	if c.mayWait = queued == ""; !c.mayWait && c.proxy.vouched(r) {
+		to.wishes(queued)
+	}
 	to.counters.Started()
 	if c.proxy.tracer != nil {
 		c.beginSpans(r)

@@ -1,7 +1,11 @@
 package invoke
 
 import (
+	"errors"
 	"math"
+	"strconv"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -9,13 +13,17 @@ import (
 )
 
 // Demand is what was counted of one function since the table knows it. All but
-// InFlight and Waiting only grow.
+// the numbers of requests only grow.
 type Demand struct {
-	InFlight int           // requests that replicas are answering
-	Waiting  int           // requests without a slot
-	Busy     time.Duration // time spent in flight, all requests together
-	Queued   time.Duration // time spent waiting, all requests together
-	Arrived  int64         // requests that came
+	InFlight int // requests that replicas are answering
+	Waiting  int // requests without a slot
+	Wanted   int // requests that the queue worker would have in flight now, if there were room
+	Behind   int // requests that the queue worker has besides these
+
+	Busy    time.Duration // time spent in flight, all requests together
+	Queued  time.Duration // time spent waiting, all requests together
+	Wished  time.Duration // the same for what the queue worker wanted in flight
+	Arrived int64         // requests that came
 }
 
 // Demand returns what was counted of ref. It reports false if there is no such
@@ -35,7 +43,8 @@ func (t *Table) Alarm(ref function.Ref, above int) {
 	if found, ok := t.routes.Load(ref.String()); ok {
 		r := found.(*route)
 		r.alarm.Store(int64(above))
-		r.watch(r.inflight.count() + r.waiting.count())
+		wanted, _, _ := r.wish.read(t.clock())
+		r.watch(max(r.inflight.count()+r.waiting.count(), wanted))
 	}
 }
 
@@ -46,8 +55,63 @@ func (r *route) demand() Demand {
 	var d Demand
 	d.Busy, d.InFlight = r.busy.read(&r.inflight, now)
 	d.Queued, d.Waiting = r.queued.read(&r.waiting, now)
+	d.Wanted, d.Behind, d.Wished = r.wish.read(now)
 	d.Arrived = r.arrived.Load()
 	return d
+}
+
+// wishes takes in what the queue worker says about its calls: "5+95" if it
+// would have five in flight now, and 95 besides.
+func (r *route) wishes(text string) {
+	now, besides, _ := strings.Cut(text, "+")
+	wanted, err := strconv.Atoi(now)
+	behind, also := strconv.Atoi(besides)
+	if errors.Join(err, also) != nil || wanted < 0 || behind < 0 {
+		return // it is no more than a mark
+	}
+	r.wish.say(r.table.clock(), wanted, behind)
+	r.watch(wanted)
+}
+
+// wishAge is for how long a wish counts that is not repeated, in microseconds.
+// Workers try more calls than there is room for about once a second.
+const wishAge = 2_000_000
+
+// A wish is what the queue worker said last about its calls of one function. Of
+// several workers the one counts that spoke last: they share what waits. The
+// zero value is none. It is safe for concurrent use.
+type wish struct {
+	mu             sync.Mutex
+	wanted, behind int
+	until          uint64 // by the table's clock
+	at             uint64 // up to which sum is
+	sum            time.Duration
+}
+
+func (w *wish) say(now uint64, wanted, behind int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pass(now)
+	w.wanted, w.behind, w.until = wanted, behind, now+wishAge
+}
+
+// read returns what counts now, and how much time all that was wanted has taken
+// so far, as a meter would.
+func (w *wish) read(now uint64) (wanted, behind int, sum time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.pass(now)
+	return w.wanted, w.behind, w.sum
+}
+
+// pass lets time go by until now. The caller holds w.mu.
+func (w *wish) pass(now uint64) {
+	if end := min(now, w.until); end > w.at {
+		w.sum += time.Duration(end-w.at) * time.Duration(w.wanted) * time.Microsecond
+	}
+	if w.at = max(w.at, now); now >= w.until {
+		w.wanted, w.behind = 0, 0
+	}
 }
 
 // watch rings the alarm if so many requests are too many.

@@ -87,6 +87,32 @@ func TestCountingManyAtOnceLosesNothing(t *testing.T) {
 	}
 }
 
+func TestWhatTheQueueWorkerWantsIsDemandWhileItSaysSo(t *testing.T) {
+	inTime(t, TableOptions{}, func(t *testing.T, table *Table) {
+		table.Set(replicas(true, 2, "a"))
+		r := routeOf(t, table)
+		expect := func(when string, want Demand) {
+			t.Helper()
+			if got, _ := table.Demand(echo); !cmp.Equal(want, got) {
+				t.Errorf("%s (-want +got):\n%s", when, cmp.Diff(want, got))
+			}
+		}
+		for _, nothing := range []string{"1", "", "many", "-5+3", "5+-3", "+"} {
+			r.wishes(nothing)
+		}
+		expect("after marks that say nothing", Demand{})
+		r.wishes("5+95")
+		expect("at once", Demand{Wanted: 5, Behind: 95})
+		time.Sleep(time.Second)
+		expect("a second later", Demand{Wanted: 5, Behind: 95, Wished: 5 * time.Second})
+		r.wishes("7+90")
+		time.Sleep(time.Second)
+		expect("after another word", Demand{Wanted: 7, Behind: 90, Wished: 12 * time.Second})
+		time.Sleep(time.Hour)
+		expect("an hour later", Demand{Wished: 19 * time.Second})
+	})
+}
+
 func TestTheAlarmRingsOnceForEachTimeItIsSet(t *testing.T) {
 	rung := 0
 	inTime(t, TableOptions{Alarm: func(function.Ref) { rung++ }}, func(t *testing.T, table *Table) {
@@ -118,6 +144,13 @@ func TestTheAlarmRingsOnceForEachTimeItIsSet(t *testing.T) {
 		third.Wait()
 		r.release(first.replica)
 		expect(0, "for requests that end")
+		r.wishes("4+0")
+		expect(0, "for what the queue worker wants: nobody has set it again")
+		table.Alarm(echo, 4)
+		r.wishes("5+0")
+		expect(1, "when it wants more")
+		table.Alarm(echo, 4)
+		expect(1, "when it is set below what it wants")
 	})
 }
 

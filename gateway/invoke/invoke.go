@@ -28,8 +28,10 @@ import (
 )
 
 // HeaderQueued marks a request from the queue worker. It is refused at once
-// where others wait for a slot, because it waits better in the queue. Functions
-// do not see it.
+// where others wait for a slot, because it waits better in the queue. Its value
+// tells how many calls of the function wait there: "5+95" if five would be sent
+// now if there were room for all of them, those in flight included, and 95
+// besides. Functions do not see it.
 const HeaderQueued = "X-Graphene-Queued"
 
 // HeaderSubmitter names, on a request from the queue worker, who submitted the
@@ -48,6 +50,9 @@ type ProxyOptions struct {
 	// without annotations, so that names show only to those who could call
 	// them. It may change r's headers. Nil admits everybody.
 	Admit func(r *http.Request, ref function.Ref, annotations map[string]string) error
+	// Vouched reports whether a request that HeaderQueued marks is the queue
+	// worker's, whose word about its calls counts. Nil believes nobody.
+	Vouched func(*http.Request) bool
 	// Tracer makes a span of each call; nil makes none.
 	Tracer *trace.Tracer
 	Log    *slog.Logger
@@ -62,6 +67,7 @@ type ProxyOptions struct {
 type Proxy struct {
 	table    *Table
 	admit    func(r *http.Request, ref function.Ref, annotations map[string]string) error
+	vouched  func(*http.Request) bool
 	tracer   *trace.Tracer
 	servedBy string
 	log      *slog.Logger
@@ -77,9 +83,13 @@ func NewProxy(t *Table, o ProxyOptions) *Proxy {
 	if o.Version == "" {
 		o.Version = "dev"
 	}
+	if o.Vouched == nil {
+		o.Vouched = func(*http.Request) bool { return false }
+	}
 	p := &Proxy{
 		table:    t,
 		admit:    o.Admit,
+		vouched:  o.Vouched,
 		tracer:   o.Tracer,
 		servedBy: "graphene/" + o.Version,
 		log:      o.Log,

@@ -32,6 +32,7 @@ type route struct {
 	inflight meter
 	waiting  meter        // length of queue; a releaser that reads 0 need not lock
 	arrived  atomic.Int64 // requests that came
+	wish     wish
 	alarm    atomic.Int64 // with more requests than that, the table's Alarm is called
 
 	mu       sync.Mutex // guards what follows, and changes of view and waiting
@@ -342,6 +343,10 @@ func (r *route) wait(ctx context.Context, mayWait bool, before *grant) (grant, e
 	return g, nil
 }
 
+// maxWakers is how many requests may wait for a function's first replica before
+// one that may not wait behind others is refused.
+const maxWakers = 32
+
 // wakeLimit is how long a request may wait for the first replica.
 func (r *route) wakeLimit(v *view) time.Duration {
 	return cmp.Or(v.Settings.WakeTimeout.Std(), r.table.o.WakeTimeout, v.Settings.LoadTimeout.Std())
@@ -366,14 +371,19 @@ func (r *route) enqueue(mayWait, again bool) (*waiter, *view, error) {
 			return nil, nil, err
 		}
 	}
-	// A caller that may not wait behind others may still wait for a replica.
-	if !mayWait && len(v.usable) > 0 {
+	// A caller that may not wait behind others may still be among the first to
+	// wait for a replica.
+	switch {
+	case mayWait:
+	case len(v.usable) > 0:
 		if rep := r.pick(v); rep != nil {
 			w := &waiter{done: make(chan struct{}), replica: rep}
 			close(w.done)
 			return w, v, nil
 		}
 		return nil, nil, busy("all replicas of function %s are busy", r.ref)
+	case r.waiting.count() >= maxWakers:
+		return nil, nil, busy("enough requests wait for the first replica of function %s", r.ref)
 	}
 	if most := cmp.Or(v.Settings.MaxWaiting, r.table.o.MaxWaiting); r.waiting.count() >= most && !again {
 		why := ""

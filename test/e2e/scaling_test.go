@@ -244,8 +244,7 @@ func TestAsynchronousCallsThatWaitBringReplicas(t *testing.T) {
 		"plain":  scaleLabels("max", "3"),
 	} {
 		p.sleeperFunction(name, "max_inflight: 1", labels)
-		// A minute's work for one replica. The queue finds out only after some
-		// rounds of calls that there is room for one more than was refused.
+		// A minute's work for one replica.
 		for range 200 {
 			p.call(202, "POST", "/async-function/"+name+"?300", "")
 		}

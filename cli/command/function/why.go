@@ -20,7 +20,11 @@ func why(t *term.Table, s *client.Scaling, now time.Time) {
 		t.Row("  to zero", fmt.Sprintf("after %s without a call", p.ZeroAfter))
 	}
 	i := latest.Inputs
-	t.Row("  load", fmt.Sprintf("%s in flight, %d waiting, %d ready, %d starting", count(i.InFlight, "call"), i.Waiting, i.Ready, i.Starting))
+	queue := ""
+	if n := i.Wanted + i.Behind; n > 0 {
+		queue = fmt.Sprintf(", %d in the queue", n)
+	}
+	t.Row("  load", fmt.Sprintf("%s in flight, %d waiting%s, %d ready, %d starting", count(i.InFlight, "call"), i.Waiting, queue, i.Ready, i.Starting))
 	if latest.Formula != "" {
 		t.Row("  formula", latest.Formula)
 	}

@@ -325,7 +325,7 @@ func (g *Group) take(m message, now time.Time) (more []function.Ref) {
 	for _, l := range m.Loads {
 		before := o.samples[l.Ref]
 		o.samples[l.Ref] = sample{now, l.Load}
-		if now.Sub(before.at) > fresh || l.InFlight+l.Waiting > before.load.InFlight+before.load.Waiting || l.Floor > before.load.Floor {
+		if now.Sub(before.at) > fresh || l.Calls() > before.load.Calls() || l.Floor > before.load.Floor {
 			more = append(more, l.Ref)
 		}
 	}
