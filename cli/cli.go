@@ -118,9 +118,7 @@ OpenFaaS: stack files, logins, gateways and function images are the same.
 	root.AddCommand(exitCodes(), stackFile())
 	root.SetHelpCommandGroupID("platform")
 	root.SetCompletionCommandGroupID("platform")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return command.Usagef("%w; \"%s --help\" shows what there is", err, cmd.CommandPath())
-	})
+	root.SetFlagErrorFunc(command.FlagError)
 	root.SetHelpCommand(help())
 	root.InitDefaultCompletionCmd() // now, and not when it runs, so that it is a noun like others
 	nounsWantVerbs(root)

@@ -2,10 +2,11 @@ package command
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/graphene-faas/graphene/cli/term"
 	"github.com/graphene-faas/graphene/internal/fault"
@@ -16,6 +17,9 @@ func MaxArgs(n int) cobra.PositionalArgs { return args(cobra.MaximumNArgs(n)) }
 
 // ExactArgs accepts n arguments.
 func ExactArgs(n int) cobra.PositionalArgs { return args(cobra.ExactArgs(n)) }
+
+// RangeArgs accepts from least to most arguments.
+func RangeArgs(least, most int) cobra.PositionalArgs { return args(cobra.RangeArgs(least, most)) }
 
 // MinArgs accepts n arguments or more.
 func MinArgs(n int) cobra.PositionalArgs { return args(cobra.MinimumNArgs(n)) }
@@ -29,12 +33,34 @@ func Below(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
-	cmd.SuggestionsMinimumDistance = min(2, len(args[0])/2) // any two words of three letters are alike by two
-	text := fmt.Sprintf("there is no command %q", cmd.CommandPath()+" "+args[0])
-	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		text += "; did you mean " + strings.Join(near, " or ") + "?"
+	return Usagef("there is no command %q%s; \"%s --help\" lists all", cmd.CommandPath()+" "+args[0], near(cmd, args[0], ""), cmd.CommandPath())
+}
+
+// FlagError says what is wrong with a command's flags, and which may have been
+// meant by one that there is not.
+func FlagError(cmd *cobra.Command, err error) error {
+	meant := ""
+	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		var flags cobra.Command // cobra compares words with the names of commands alone
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			if !f.Hidden {
+				flags.AddCommand(&cobra.Command{Use: f.Name, Run: func(*cobra.Command, []string) {}})
+			}
+		})
+		meant = near(&flags, unknown.GetSpecifiedName(), "--")
 	}
-	return Usagef("%s; \"%s --help\" lists all", text, cmd.CommandPath())
+	return Usagef("%w%s; \"%s --help\" shows what there is", err, meant, cmd.CommandPath())
+}
+
+// near asks whether one of the commands below cmd was meant by a word that is
+// similar; "" if none is. Each gets the prefix.
+func near(cmd *cobra.Command, word, prefix string) string {
+	cmd.SuggestionsMinimumDistance = min(2, len(word)/2) // any two words of three letters are alike by two
+	names := cmd.SuggestionsFor(word)
+	if len(names) == 0 {
+		return ""
+	}
+	return "; did you mean " + prefix + strings.Join(names, " or "+prefix) + "?"
 }
 
 // args makes the errors of check errors of the command line.

@@ -2,6 +2,8 @@ package command_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -87,6 +89,10 @@ func TestAMessageIsIndentedAndHasOneHint(t *testing.T) {
 	}
 	if got := command.Message(&command.ExitError{Code: 1}, ""); got != "" {
 		t.Errorf("Message = %q, want nothing", got)
+	}
+	untrusted := &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}
+	if got := command.Message(fault.Unavailable.Errorf("ask: %w", untrusted), "https://a"); !strings.Contains(got, "\n  have this machine trust its authority") {
+		t.Errorf("Message = %q, want what to do", got)
 	}
 	if got := command.Message(fmt.Errorf("wait: %w", context.Canceled), ""); got != "interrupted" {
 		t.Errorf("Message = %q, want no more than that it was interrupted", got)

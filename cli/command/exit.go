@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
@@ -114,10 +115,18 @@ func hint(err error, gateway string) string {
 	switch {
 	case errors.Is(err, fault.Unauthenticated) && gateway != "" && !strings.Contains(err.Error(), "graphene login"):
 		return fmt.Sprintf("log in with \"graphene login --gateway %s\", or give --token", gateway)
+	case isCertificate(err):
+		return "have this machine trust its authority, for one command by SSL_CERT_FILE=FILE, or do without by --tls-no-verify"
 	case errors.Is(err, fault.Busy):
 		return "try again in a moment"
 	case errors.Is(err, context.DeadlineExceeded):
 		return "it took too long; allow more time with --timeout where the command has it"
 	}
 	return ""
+}
+
+// isCertificate reports whether the gateway's certificate was not accepted.
+func isCertificate(err error) bool {
+	_, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	return ok
 }

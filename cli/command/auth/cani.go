@@ -60,7 +60,7 @@ The exit code is 0 for yes and 1 for no.`,
   graphene auth can-i invoke acme/echo --as-token "$TOKEN"
   graphene auth can-i Secret:Create acme/
   graphene auth can-i System:Info`,
-		Args: cobra.RangeArgs(1, 2),
+		Args: command.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			action, resource, err := question(args, f.Flags.Namespace)
 			if err != nil {

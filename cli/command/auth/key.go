@@ -41,7 +41,7 @@ can-i", or patterns such as "Function:*"; resources are NAMESPACE/FUNCTION,
 NAMESPACE/ or "*".`,
 		Example: `  graphene auth key create etl --action invoke --resource acme/ --expires 2160h
   graphene auth key create ci --action "Function:*" --resource acme/`,
-		Args: cobra.MaximumNArgs(1),
+		Args: command.MaxArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				k.Name = args[0]

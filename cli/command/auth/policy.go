@@ -45,7 +45,7 @@ decides. The exit code is 1 if an answer is another than expected.
       allowed: true`,
 		Example: `  graphene auth policy test auth.yaml cases.yaml
   graphene auth can-i invoke acme/echo --rules auth.yaml --as-token "$TOKEN"`,
-		Args: cobra.MinimumNArgs(1),
+		Args: command.MinArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			documents, err := readRules(f, args)
 			if err != nil {
