@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -111,12 +112,17 @@ func bundles(endings []ending) (messages []*nats.Msg, of []int) {
 }
 
 // eachOfBlock calls each for the records and answers of the bundles whose
-// subjects begin with this, in their order.
+// subjects begin with this, in their order. There are few, unless the calls of
+// the block were run again and again; then they are looked for one by one.
 func (q *Queue) eachOfBlock(ctx context.Context, block string, each func(record, answer []byte)) error {
 	for from, more := uint64(1), true; more; {
 		var page []message
 		var err error
-		if page, more, err = q.latest(ctx, doneStream, []string{block + "*"}, from, blockSize); err != nil {
+		page, more, err = q.latest(ctx, doneStream, []string{block + "*"}, from, blockSize)
+		if errors.Is(err, errTooMany) {
+			page, more, err = q.ahead(ctx, doneStream, block+"*", from, blockSize)
+		}
+		if err != nil {
 			return unavailable(fmt.Errorf("read results: %w", err))
 		}
 		for _, m := range page {

@@ -215,6 +215,32 @@ func TestACallWhoseResultMadeRoomIsGoneAndSaysWhy(t *testing.T) {
 	}
 }
 
+func TestAResultIsFoundHoweverOftenItsNeighboursWereRunAgain(t *testing.T) {
+	r := newRig(t, echo)
+	id := r.submit("fn", "hello")
+	other := newSeed(time.Now()).id(2)
+	tell := func(id, answer string) {
+		t.Helper()
+		record, err := (&Call{ID: id, State: Done, Status: 200, Size: int64(len(answer))}).encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		messages, _ := bundles([]ending{{subject: block(1), record: record, answer: []byte(answer)}})
+		if _, err := r.store(t.Context(), messages[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tell(id, "the first time")
+	for range 1025 { // one more than the broker looks up together
+		tell(other, "again")
+	}
+	tell(id, "the last time")
+	tell(other, "again")
+	if a := r.do("GET", CallsPath+id+"/result", ""); a.status != 200 || a.body != "the last time" {
+		t.Errorf("%d %q", a.status, a.body)
+	}
+}
+
 func TestADeadLetterIsKnownWhenItsRecordIsNot(t *testing.T) {
 	fails := atomic.Bool{}
 	fails.Store(true)

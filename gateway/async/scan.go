@@ -83,10 +83,14 @@ func (q *Queue) ahead(ctx context.Context, stream, filter string, from uint64, n
 
 // latest returns the last message of each subject of a stream that matches one
 // of filters, up to n of those from the place from on, in their order. It
-// reports whether there may be more. At most 1024 subjects can match.
+// reports whether there may be more. At most 1024 subjects can match, else its
+// error is errTooMany.
 func (q *Queue) latest(ctx context.Context, stream string, filters []string, from uint64, n int) (page []message, more bool, err error) {
 	return q.direct(ctx, stream, n, map[string]any{"seq": from, "multi_last": filters})
 }
+
+// errTooMany says that more subjects match than the broker looks up together.
+var errTooMany = errors.New("too many subjects match")
 
 // direct asks for up to n messages of a stream that match request.
 func (q *Queue) direct(ctx context.Context, stream string, n int, what map[string]any) (page []message, more bool, err error) {
@@ -129,6 +133,8 @@ func (q *Queue) direct(ctx context.Context, stream string, n int, what map[strin
 			return nil, false, nil
 		case "204": // that was all
 			return page, m.Header.Get("Nats-Num-Pending") != "0", nil
+		case "413":
+			return nil, false, errTooMany
 		case "503": // the stream has no leader at the moment
 			select {
 			case <-time.After(electionWait):
