@@ -122,9 +122,11 @@ func Serve(ctx context.Context, ln net.Listener, h http.Handler, o ServeOptions)
 	}
 	drain, cancel := context.WithTimeout(requests, o.Drain)
 	defer cancel()
-	// A server that shuts down drops first requests that it is reading, and those
-	// that are on their way along a connection that it thinks is idle.
+	// A listener that is closed drops callers who have connected and were not
+	// accepted yet, and a server that shuts down drops first requests that it is
+	// reading, and those on their way along a connection that it thinks is idle.
 	leave.note()
+	acceptWaiting(drain, ln)
 	ln.Close()
 	<-served
 	arriving.wait(drain)

@@ -124,6 +124,45 @@ func TestServeAnswersCallersWhoConnectedBeforeItStopped(t *testing.T) {
 	}
 }
 
+// A slowListener accepts when it is told to.
+type slowListener struct {
+	*net.TCPListener
+	open chan struct{}
+}
+
+func (l *slowListener) Accept() (net.Conn, error) {
+	<-l.open
+	return l.TCPListener.Accept()
+}
+
+func TestServeAnswersCallersWhomItHasNotAcceptedWhenItStops(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow := &slowListener{ln.(*net.TCPListener), make(chan struct{})}
+	s := serveOn(t, slow, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "here") }, web.ServeOptions{Drain: time.Minute})
+	var answers []*bufio.Reader
+	for range 20 {
+		answers = append(answers, s.send(t, simple))
+	}
+	s.stop()
+	time.AfterFunc(50*time.Millisecond, func() { close(slow.open) }) // when it has begun to stop
+	for i, r := range answers {
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatalf("caller %d: %v", i, err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("caller %d gets %s", i, resp.Status)
+		}
+	}
+	if err := <-s.ended; err != nil {
+		t.Error(err)
+	}
+}
+
 func TestCallersWhoKeepConnectionsBusyLoseNothingWhenServersFollowEachOther(t *testing.T) {
 	socket, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
