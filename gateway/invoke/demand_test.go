@@ -2,6 +2,7 @@ package invoke
 
 import (
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/graphene-faas/graphene/internal/function"
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 func TestDemandIsTheTimeThatRequestsTakeTogether(t *testing.T) {
@@ -111,6 +113,25 @@ func TestWhatTheQueueWorkerWantsIsDemandWhileItSaysSo(t *testing.T) {
 		time.Sleep(time.Hour)
 		expect("an hour later", Demand{Wished: 19 * time.Second})
 	})
+}
+
+func TestOnlyTheQueueWorkersWordCounts(t *testing.T) {
+	for _, proof := range []string{"yes", "no"} {
+		table := startTable(t, TableOptions{})
+		table.Set(endpoints(startInstance(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))))
+		table.Synced()
+		req := newRequest(t, "POST", startServer(t, NewProxy(table, ProxyOptions{
+			Vouched: func(r *http.Request) bool { return r.Header.Get("Proof") == "yes" }, Log: testkit.Log(t),
+		}))+"/function/echo", nil)
+		req.Header.Set(HeaderQueued, "5+95")
+		req.Header.Set("Proof", proof)
+		if res, _ := send(t, req); res.StatusCode != 200 {
+			t.Fatalf("proof %q: %d", proof, res.StatusCode)
+		}
+		if d, _ := table.Demand(echo); d.Wished > 0 != (proof == "yes") {
+			t.Errorf("proof %q: %+v", proof, d)
+		}
+	}
 }
 
 func TestTheAlarmRingsOnceForEachTimeItIsSet(t *testing.T) {

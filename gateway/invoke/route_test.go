@@ -262,6 +262,38 @@ func TestTheQueueIsBoundedInLengthAndTime(t *testing.T) {
 	})
 }
 
+func TestOfTheCallsOfTheQueueOnlySomeWaitForTheFirstReplica(t *testing.T) {
+	inTime(t, TableOptions{}, func(t *testing.T, table *Table) {
+		table.Set(replicas(false, 1, "a"))
+		r := routeOf(t, table)
+		var all sync.WaitGroup
+		var served, refused atomic.Int64
+		for range maxWakers + 5 {
+			all.Go(func() {
+				g, err := r.acquire(t.Context(), false, nil)
+				switch {
+				case err == nil:
+					served.Add(1)
+					r.release(g.replica)
+				case errors.Is(err, fault.Busy):
+					refused.Add(1)
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		if waiting := table.Waiting(echo); waiting != maxWakers || refused.Load() != 5 {
+			t.Errorf("%d wait and %d were refused, want %d and 5", waiting, refused.Load(), maxWakers)
+		}
+		table.Set(replicas(true, 1, "a"))
+		all.Wait()
+		if served.Load() != maxWakers {
+			t.Errorf("%d were served, want those that waited", served.Load())
+		}
+	})
+}
+
 func TestOneWhoGoesAwayLeavesTheQueue(t *testing.T) {
 	inTime(t, TableOptions{}, func(t *testing.T, table *Table) {
 		table.Set(replicas(true, 1, "a"))
