@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"net/http"
 	"runtime"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -144,6 +145,21 @@ func (f *Factory) CompleteFunctions(cmd *cobra.Command, args []string, typed str
 		}
 		return names, err
 	})(cmd, args, typed)
+}
+
+// CompleteStack proposes the functions of the stack file to a shell, as any
+// number of arguments.
+func (f *Factory) CompleteStack(cmd *cobra.Command, args []string, _ string) (names []string, do cobra.ShellCompDirective) {
+	_, functions, err := f.Selected(cmd.Context(), nil)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	for _, fn := range functions {
+		if !slices.Contains(args, fn.Name) {
+			names = append(names, fn.Name)
+		}
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // CompleteNames proposes to a shell, as a command's one argument, the names

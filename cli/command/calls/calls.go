@@ -81,6 +81,7 @@ such as 90m, which is counted back from now.`,
 	flags.IntVar(&o.limit, "limit", 50, "how many calls to list")
 	flags.BoolVar(&o.all, "all", false, "list every call, however many there are")
 	command.OutputFlag(cmd, &o.output)
+	completeFunction(f, cmd)
 	command.CompleteFlag(cmd, "state", command.OneOf(client.CallStates()...))
 	return cmd
 }
@@ -337,5 +338,13 @@ every one of a function.`,
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "every call that failed")
 	cmd.Flags().StringVar(&fn, "function", "", "of this function only")
+	completeFunction(f, cmd)
 	return cmd
+}
+
+// completeFunction proposes deployed functions for the flag of that name.
+func completeFunction(f *command.Factory, cmd *cobra.Command) {
+	if err := cmd.RegisterFlagCompletionFunc("function", f.CompleteFunctions); err != nil {
+		panic(err) // the flag is there
+	}
 }

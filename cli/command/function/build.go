@@ -67,6 +67,7 @@ machine, and on its base images if it is a cluster.`,
 		Example: `  graphene build
   graphene build wine --target linux/arm64/cp311/glibc
   graphene build --filter 'hel*' --parallel 2`,
+		ValidArgsFunction: f.CompleteStack,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runBuild(cmd.Context(), f, o, args)
 		},

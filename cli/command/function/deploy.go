@@ -75,6 +75,7 @@ log lines are shown, the exit code is 7, and the one before it goes on serving.`
 		Example: `  graphene deploy
   graphene deploy wine --env LEVEL=debug --label com.openfaas.scale.max=4
   graphene deploy --image ghcr.io/openfaas/figlet:latest --name figlet`,
+		ValidArgsFunction: f.CompleteStack,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runDeploy(cmd.Context(), f, o, args, cmd.Flags().Changed("readonly"))
 		},

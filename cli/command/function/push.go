@@ -32,6 +32,7 @@ The gateway is not asked if --target and --watchdog-image are given, and
 --python-image for functions in Python.`,
 		Example: `  graphene push
   graphene push wine --gateway https://functions.example.com`,
+		ValidArgsFunction: f.CompleteStack,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runPush(cmd.Context(), f, o, args)
 		},

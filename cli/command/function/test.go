@@ -59,7 +59,7 @@ The exit code is 0 if all is well, 1 if a test failed or something leaks.`,
   graphene test wine --leaks --body wine.json
   graphene test wine --leaks --calls 1000 --body wines.jsonl -o json`,
 		RunE:              func(cmd *cobra.Command, args []string) error { return o.run(cmd.Context(), args) },
-		ValidArgsFunction: f.CompleteFunctions,
+		ValidArgsFunction: f.CompleteStack,
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&o.leaks, "leaks", false, "call the handler many times and list what it keeps")

@@ -39,6 +39,7 @@ stays, and does it again for a function whenever its files change.
   graphene up wine --env LEVEL=debug
   graphene up -f https://example.com/stack.yaml --skip-push
   graphene up --watch`,
+		ValidArgsFunction: f.CompleteStack,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			u, err := newUp(f, o, cmd.Flags().Changed("readonly"), args)
 			if err != nil {

@@ -76,6 +76,13 @@ func describeCommand(f *command.Factory) *cobra.Command {
 		Short:   "Show a queue, and which functions' calls wait in it",
 		Example: `  graphene queue describe faas-request`,
 		Args:    command.ExactArgs(1),
+		ValidArgsFunction: f.CompleteNames(func(ctx context.Context, c *client.Client) (names []string, err error) {
+			all, err := c.Queues(ctx)
+			for _, q := range all {
+				names = append(names, q.Name)
+			}
+			return names, err
+		}),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
 				q, err := c.Queue(ctx, args[0])
