@@ -403,3 +403,29 @@ func checkCommand(args []string) error {
 	}
 	return cmd.ValidateArgs(cmd.Flags().Args())
 }
+
+func TestRemovingEverythingRemovesEveryDefinition(t *testing.T) {
+	repository := os.DirFS(root)
+	definitions, err := fs.Glob(repository, "charts/graphene/files/crd/*.yaml")
+	if err != nil || len(definitions) == 0 {
+		t.Fatalf("found %d definitions: %v", len(definitions), err)
+	}
+	named := regexp.MustCompile(`(?m)^  name: (\S+)$`)
+	removal := regexp.MustCompile(`(?m)^ *kubectl delete crd .*$`)
+	for _, page := range []string{"docs/guide/cluster.md", "charts/graphene/README.md"} {
+		text, err := fs.ReadFile(repository, page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		removed := strings.Fields(removal.FindString(string(text)))
+		for _, file := range definitions {
+			definition, err := fs.ReadFile(repository, file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name := named.FindSubmatch(definition); name == nil || !slices.Contains(removed, string(name[1])) {
+				t.Errorf("%s does not remove what %s defines: %q", page, file, name)
+			}
+		}
+	}
+}
