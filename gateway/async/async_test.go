@@ -1031,8 +1031,12 @@ func TestTheCallsOfABatchCanBeAskedForOneByOne(t *testing.T) {
 		return b.Ended() && b.Done == 1 && b.Failed == 1 && b.Cancelled == 1
 	})
 	for index, want := range []State{Done, Failed, Cancelled} {
-		if c := call(index); c.State != want {
+		c := call(index)
+		if c.State != want {
 			t.Errorf("call %d is %s, want %s", index, c.State, want)
+		}
+		if tries := len(c.Tries); want == Done && (tries != 1 || c.Tries[0].Status != 200 || c.Tries[0].Seconds <= 0) || want == Failed && tries != 3 {
+			t.Errorf("call %d tells of these tries: %+v", index, c.Tries)
 		}
 	}
 	if a := r.do("GET", CallsPath+itemID(id, 0)+"/result", ""); a.status != 200 || a.body != `{"got":0}` {

@@ -257,12 +257,16 @@ func (q *Queue) dropBodies(ctx context.Context, window []*job) {
 	}
 }
 
-// short returns what a batch's result needs of c.
+// short returns what a batch's result needs of c. What it leaves out of a call
+// that went well at once, readEnding puts back.
 func short(c *Call) *Call {
 	s := *c
-	s.Header, s.Tries = nil, nil
-	if c.State != Done && len(c.Tries) > 0 {
-		s.Tries = c.Tries[len(c.Tries)-1:]
+	s.Header = nil
+	switch {
+	case c.State != Done:
+		s.Tries = c.Tries[max(0, len(c.Tries)-1):]
+	case len(c.Tries) == 1:
+		s.Tries = nil
 	}
 	return &s
 }
@@ -587,11 +591,8 @@ func (r *resultReader) read(ctx context.Context, place uint64, index int) (*Call
 	if !ok {
 		return nil, nil, fault.Internal.Errorf("the results at %d lack item %d", place, index)
 	}
-	c := &Call{}
-	if err := json.Unmarshal(one.record, c); err != nil {
-		return nil, nil, fmt.Errorf("read a result: %w", err)
-	}
-	return c, one.answer, nil
+	c, err := readEnding(one.record)
+	return c, one.answer, err
 }
 
 // line returns the line of a batch's result for the item whose result is in

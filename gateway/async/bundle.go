@@ -81,6 +81,18 @@ func eachEnding(payload []byte, each func(record, answer []byte) bool) error {
 	return nil
 }
 
+// readEnding reads the record in a bundle.
+func readEnding(record []byte) (*Call, error) {
+	c := &Call{}
+	if err := json.Unmarshal(record, c); err != nil {
+		return nil, fmt.Errorf("read a record: %w", err)
+	}
+	if c.State == Done && len(c.Tries) == 0 && c.Started != nil && c.Ended != nil {
+		c.Tries = []Try{{Started: *c.Started, Seconds: c.Ended.Sub(*c.Started).Seconds(), Status: c.Status}}
+	}
+	return c, nil
+}
+
 // bundles makes messages of endings, each of those of one subject.
 func bundles(endings []ending) (messages []*nats.Msg, of []int) {
 	of = make([]int, len(endings)) // the message that an ending is in
@@ -156,9 +168,9 @@ func (q *Queue) bundled(ctx context.Context, id string) (*Call, []byte, error) {
 	if found == nil {
 		return nil, nil, notFound
 	}
-	c := &Call{}
-	if err := json.Unmarshal(found, c); err != nil {
-		return nil, nil, fmt.Errorf("read a record: %w", err)
+	c, err := readEnding(found)
+	if err != nil {
+		return nil, nil, err
 	}
 	if c.ID != id {
 		return nil, nil, notFound

@@ -3,7 +3,6 @@ package async
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -371,10 +370,7 @@ func readChanged(_ context.Context, m *message) ([]*Call, error) {
 func readDone(_ context.Context, m *message) ([]*Call, error) {
 	var calls []*Call
 	err := eachEnding(m.data, func(record, _ []byte) bool {
-		c := &Call{}
-		if json.Unmarshal(record, c) != nil {
-			c = nil
-		}
+		c, _ := readEnding(record) // nil is no call
 		calls = append(calls, c)
 		return true
 	})
