@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -55,6 +56,9 @@ func Main(ctx context.Context, env Env) int {
 		Version: env.Version,
 		Commit:  env.Commit,
 		Sources: env.Sources,
+	}
+	if slices.Contains(env.Environ, "TERM=dumb") {
+		f.Streams.ErrTTY = false // it cannot go back to a line
 	}
 	root := New(f, env.Commands, env.Checks)
 	if code, ok := runPlugin(ctx, env, f, root); ok {
