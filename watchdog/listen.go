@@ -29,14 +29,14 @@ func listen(o *Options) (net.Listener, error) {
 		}
 	}
 	if o.PeerUID == nil {
-		return l, nil
+		return patientListener{l}, nil
 	}
 	unix, ok := l.(*net.UnixListener)
 	if !ok || !peerCredentials {
 		l.Close()
 		return nil, fmt.Errorf("listen_peer_uid=%d: the user at the other end of a connection is only known on Unix sockets, and on Linux", *o.PeerUID)
 	}
-	return &guarded{unix, []int{*o.PeerUID, 0, os.Getuid()}, o.Log}, nil
+	return patientListener{&guarded{unix, []int{*o.PeerUID, 0, os.Getuid()}, o.Log}}, nil
 }
 
 // guarded accepts connections of some users only.
