@@ -36,6 +36,7 @@ const (
 	idleTimeout   = 3 * time.Minute        // longer than any peer keeps an idle connection, so that it is the peer who closes
 	headerTimeout = 30 * time.Second       // reading a request's headers
 	failureLinger = time.Second            // how long calls are still answered after the function has ended
+	acceptTime    = 20 * time.Millisecond  // how long those who have connected may wait in the backlog when the drain begins
 	settleTime    = 200 * time.Millisecond // from the last call's end to the closing of connections
 	lateAnswer    = 10 * time.Second       // from a call's deadline until a client that does not read what came of it is dropped
 	childGrace    = 10 * time.Second       // from a child's SIGTERM to its SIGKILL
@@ -173,7 +174,7 @@ func (wd *Watchdog) Run(ctx context.Context) error {
 
 	server := wd.server(listener.Addr().Network() == "unix")
 	background.Go(func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) && !wd.draining.Load() {
 			wd.log.Error("listener failed", "err", err)
 			end(fmt.Errorf("accept connections: %w", err))
 		}
@@ -208,7 +209,7 @@ func (wd *Watchdog) Run(ctx context.Context) error {
 
 	select {
 	case <-ctx.Done():
-		wd.drain(life, server)
+		wd.drain(life, server, listener)
 		end(nil)
 		<-wd.failed // the mode has stopped; how no longer matters
 		return nil
@@ -238,11 +239,12 @@ func (wd *Watchdog) server(metricsHere bool) *http.Server {
 }
 
 // drain lets running calls finish. New ones are still accepted for DrainDelay,
-// because it takes a moment until everybody knows that this replica is leaving.
-func (wd *Watchdog) drain(life context.Context, server *http.Server) {
+// because it takes a moment until everybody knows that this replica is leaving,
+// and at least until those who have connected are accepted.
+func (wd *Watchdog) drain(life context.Context, server *http.Server, listener net.Listener) {
 	wd.draining.Store(true)
 	wd.log.Info("draining", "in_flight", wd.calls.running())
-	wait(life, wd.o.DrainDelay)
+	wait(life, max(wd.o.DrainDelay, acceptTime))
 
 	ctx := life
 	if budget := wd.o.budget(); budget > 0 {
@@ -250,21 +252,17 @@ func (wd *Watchdog) drain(life context.Context, server *http.Server) {
 		defer cancel()
 		ctx = bounded
 	}
-	// Shutdown lets a connection that has not sent anything yet live for
-	// seconds, and forgets those that became WebSockets. What counts is that
-	// no call is running.
-	idle, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var closing sync.WaitGroup
-	closing.Go(func() {
+	// Not by Shutdown: that drops first requests of connections which it reads
+	// just then, and forgets those that became WebSockets.
+	listener.Close()
+	server.SetKeepAlivesEnabled(false)
+	for {
 		wd.calls.awaitIdle(ctx)
-		wait(idle, settleTime)
-		cancel()
-	})
-	_ = server.Shutdown(idle) // an error means that time is up, and then they are closed
-	wd.calls.awaitIdle(ctx)
-	cancel()
-	closing.Wait()
+		wait(ctx, settleTime)
+		if wd.calls.running() == 0 || ctx.Err() != nil {
+			break
+		}
+	}
 	server.Close()
 }
 
@@ -333,7 +331,7 @@ func (wd *Watchdog) serveMetrics(background *sync.WaitGroup) (stop func(), err e
 	mux.HandleFunc("GET /metrics", wd.serveMetricsText)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: headerTimeout}
 	background.Go(func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) && !wd.draining.Load() {
 			wd.log.Error("metrics listener failed", "err", err)
 		}
 	})
