@@ -59,37 +59,11 @@ func Server(t testing.TB, adjust ...func(*server.Options)) *server.Server {
 // returns them once they have chosen who leads.
 func Cluster(t testing.TB, n int) []*server.Server {
 	t.Helper()
-	// All ports are taken before any is given back, so that they differ.
-	var ports []int
-	var held []net.Listener
-	for range n {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	var servers []*server.Server
+	for try := 1; servers == nil; try++ {
+		if servers = listening(t, n); servers == nil && try == 5 {
+			t.Fatal("the NATS servers cannot listen: others are faster to take free ports")
 		}
-		held = append(held, ln)
-		ports = append(ports, ln.Addr().(*net.TCPAddr).Port)
-	}
-	var routes []*url.URL
-	for i, port := range ports {
-		held[i].Close()
-		routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("127.0.0.1:%d", port)})
-	}
-	servers := make([]*server.Server, n)
-	for i := range servers {
-		s, err := server.NewServer(&server.Options{
-			ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
-			MaxPayload: 8 << 20, JetStreamMaxStore: room, Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: ports[i]}, Routes: routes,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		servers[i] = s
-		s.Start()
-		t.Cleanup(func() {
-			s.Shutdown()
-			s.WaitForShutdown()
-		})
 	}
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		for _, s := range servers {
@@ -101,4 +75,52 @@ func Cluster(t testing.TB, n int) []*server.Server {
 			t.Fatal("the NATS servers do not form a cluster")
 		}
 	}
+}
+
+// listening starts n servers that know of each other. It returns nil if somebody
+// else took one of their ports, which have to be chosen beforehand.
+func listening(t testing.TB, n int) []*server.Server {
+	t.Helper()
+	// All ports are taken before any is given back, so that they differ.
+	var held []net.Listener
+	port := func(i int) int { return held[i].Addr().(*net.TCPAddr).Port }
+	for range 2 * n { // one for the other servers, and one for clients
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, ln)
+	}
+	var routes []*url.URL
+	for i, ln := range held {
+		ln.Close()
+		if i < n {
+			routes = append(routes, &url.URL{Scheme: "nats", Host: ln.Addr().String()})
+		}
+	}
+	servers := make([]*server.Server, n)
+	for i := range servers {
+		s, err := server.NewServer(&server.Options{
+			ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: port(n + i), JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+			MaxPayload: 8 << 20, JetStreamMaxStore: room, Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: port(i)}, Routes: routes,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		servers[i] = s
+		s.Start()
+		t.Cleanup(func() {
+			s.Shutdown()
+			s.WaitForShutdown()
+		})
+	}
+	for _, s := range servers {
+		if !s.ReadyForConnections(10 * time.Second) {
+			for _, s := range servers {
+				s.Shutdown()
+			}
+			return nil
+		}
+	}
+	return servers
 }
