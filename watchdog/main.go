@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -50,8 +51,18 @@ func run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
+	if o.Mode == Pool {
+		runtime.GOMAXPROCS(poolShare(runtime.GOMAXPROCS(0)))
+	}
 	return wd.Run(ctx)
 }
+
+// poolShare is how many of the processors that a pool can use its watchdog
+// uses. Even the shortest calls spend a third of their time in Python, but Go
+// wakes a thread for whatever it could do at the same time, and that thread
+// would be in a worker's way: where there are two processors, a pool answers a
+// tenth more calls if one of them is left to the workers.
+func poolShare(processors int) int { return max(1, processors*3/4) }
 
 func report(w io.Writer, err error) { fmt.Fprintf(w, "watchdog: %v\n", err) }
 

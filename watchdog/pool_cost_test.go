@@ -50,3 +50,11 @@ func FuzzACostIsNeverNegative(f *testing.F) {
 		}
 	})
 }
+
+func TestAPoolLeavesProcessorsToItsWorkers(t *testing.T) {
+	for processors, want := range map[int]int{1: 1, 2: 1, 3: 2, 4: 3, 64: 48} {
+		if got := poolShare(processors); got != want {
+			t.Errorf("of %d processors the watchdog uses %d, want %d", processors, got, want)
+		}
+	}
+}
