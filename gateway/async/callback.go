@@ -52,6 +52,7 @@ type CallbackOptions struct {
 const (
 	callbackTimeout = 30 * time.Second // of one try
 	callbacksAtOnce = 16
+	recordWait      = 20 * time.Millisecond // between two looks for the record of a call that ends
 )
 
 // callbacks delivers the messages of the callbacks stream.
@@ -169,15 +170,29 @@ func (c *callbacks) putOff(ctx context.Context, cb callback, o outcome, msg jets
 	return err
 }
 
-// giveUp notes in the call's record that nobody was told.
+// giveUp notes in the call's record that nobody was told. A callback is stored
+// before the record of its call's end, so that one may have to be waited for.
 func (c *callbacks) giveUp(ctx context.Context, cb callback, reason error) {
-	record, body, err := c.w.q.record(ctx, cb.Call)
-	if err != nil {
-		return // the record is gone, or an item of a batch has none
-	}
-	record.CallbackFail = reason.Error()
-	if err := c.w.q.putRecord(ctx, record, body, record.seq); err != nil {
-		c.w.log.Debug("a record does not tell of its callback", "call", cb.Call, "err", err)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for {
+		record, body, err := c.w.q.record(ctx, cb.Call)
+		switch {
+		case err == nil && record.State.Ended():
+			record.CallbackFail = reason.Error()
+			err = c.w.q.putRecord(ctx, record, body, record.seq)
+			if err == nil {
+				return
+			}
+		case cb.Batch != "" && isNotFound(err):
+			return // an item of a batch has none
+		}
+		select {
+		case <-time.After(recordWait):
+		case <-ctx.Done():
+			c.w.log.Debug("no record tells of a callback", "call", cb.Call, "err", err)
+			return
+		}
 	}
 }
 
