@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/graphene-faas/graphene/cli/term"
+	"github.com/graphene-faas/graphene/gateway/client"
 	"github.com/graphene-faas/graphene/internal/fault"
 )
 
@@ -103,4 +104,21 @@ func NotFoundError(err error, remedy string) error {
 func OutputFlag(cmd *cobra.Command, format *term.Format) {
 	cmd.Flags().VarP(format, "output", "o", "format of the result")
 	CompleteFlag(cmd, "output", OneOf("table", "json", "yaml"))
+}
+
+// Show has cmd print what get finds at the gateway, in the format of a flag that
+// it adds. For people it is a table.
+func Show[T any](f *Factory, cmd *cobra.Command, get func(context.Context, *client.Client, []string) (T, error), table func(*term.Table, T)) *cobra.Command {
+	var output term.Format
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
+			found, err := get(ctx, c, args)
+			if err != nil {
+				return err
+			}
+			return output.Write(f.Streams.Out, found, func(t *term.Table) { table(t, found) })
+		})
+	}
+	OutputFlag(cmd, &output)
+	return cmd
 }

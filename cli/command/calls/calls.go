@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -31,7 +30,6 @@ gave, or by the X-Call-Id it was sent with.
 
 A call that failed for good is kept as a dead letter, with its body: retry puts
 it back into the queue, purge deletes it.`,
-		Args: command.NoArgs,
 	}
 	cmd.AddCommand(listCommand(f), getCommand(f), waitCommand(f), resultCommand(f), cancelCommand(f),
 		dead(f, "retry", "Put calls that failed back into the queue", "back in the queue", (*client.Client).RetryCall, (*client.Client).RetryCalls),
@@ -166,65 +164,53 @@ func status(code int) string {
 }
 
 // show writes what is known about a call.
-func show(w io.Writer, output *term.Format, call client.LaterCall) error {
-	return output.Write(w, call, func(t *term.Table) {
-		t.Row("ID:", call.ID)
-		if call.CallID != "" {
-			t.Row("Caller's id:", call.CallID)
+func show(t *term.Table, call client.LaterCall) {
+	t.Row("ID:", call.ID)
+	if call.CallID != "" {
+		t.Row("Caller's id:", call.CallID)
+	}
+	t.Row("Function:", call.Function)
+	t.Row("Queue:", call.Queue)
+	t.Row("State:", call.State)
+	if call.Status != 0 {
+		t.Row("Status:", status(call.Status))
+	}
+	t.Row("Submitted:", call.Submitted.Format(time.RFC3339Nano))
+	for _, at := range []struct {
+		title string
+		time  *time.Time
+	}{{"Started:", call.Started}, {"Next try:", call.Next}, {"Ended:", call.EndedAt}} {
+		if at.time != nil {
+			t.Row(at.title, at.time.Format(time.RFC3339Nano))
 		}
-		t.Row("Function:", call.Function)
-		t.Row("Queue:", call.Queue)
-		t.Row("State:", call.State)
-		if call.Status != 0 {
-			t.Row("Status:", status(call.Status))
-		}
-		t.Row("Submitted:", call.Submitted.Format(time.RFC3339Nano))
-		for _, at := range []struct {
-			title string
-			time  *time.Time
-		}{{"Started:", call.Started}, {"Next try:", call.Next}, {"Ended:", call.EndedAt}} {
-			if at.time != nil {
-				t.Row(at.title, at.time.Format(time.RFC3339Nano))
-			}
-		}
-		title := "Tries:"
-		for _, try := range call.Tries {
-			took := time.Duration(try.Seconds * float64(time.Second)).Round(time.Microsecond)
-			t.Row(title, fmt.Sprintf("%s in %s %s", status(try.Status), took, try.Reason))
-			title = ""
-		}
-		if call.Held != "" {
-			t.Row("Held:", call.Held)
-		}
-		if call.ResultDropped != "" {
-			t.Row("Result:", "not kept: "+call.ResultDropped)
-		}
-		if call.CallbackFailed != "" {
-			t.Row("Callback:", "given up: "+call.CallbackFailed)
-		}
-	})
+	}
+	title := "Tries:"
+	for _, try := range call.Tries {
+		took := time.Duration(try.Seconds * float64(time.Second)).Round(time.Microsecond)
+		t.Row(title, fmt.Sprintf("%s in %s %s", status(try.Status), took, try.Reason))
+		title = ""
+	}
+	if call.Held != "" {
+		t.Row("Held:", call.Held)
+	}
+	if call.ResultDropped != "" {
+		t.Row("Result:", "not kept: "+call.ResultDropped)
+	}
+	if call.CallbackFailed != "" {
+		t.Row("Callback:", "given up: "+call.CallbackFailed)
+	}
 }
 
 func getCommand(f *command.Factory) *cobra.Command {
-	var output term.Format
-	cmd := &cobra.Command{
+	return command.Show(f, &cobra.Command{
 		Use:     "get ID",
 		Aliases: []string{"describe"},
 		Short:   "Show a call: its state, its tries, and why they failed",
 		Example: `  graphene calls get 0192b6a0-93c4-7a1e-8f30-5d0000000007`,
 		Args:    command.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
-				call, err := c.LaterCall(ctx, args[0], 0)
-				if err != nil {
-					return err
-				}
-				return show(f.Streams.Out, &output, call)
-			})
-		},
-	}
-	command.OutputFlag(cmd, &output)
-	return cmd
+	}, func(ctx context.Context, c *client.Client, args []string) (client.LaterCall, error) {
+		return c.LaterCall(ctx, args[0], 0)
+	}, show)
 }
 
 func waitCommand(f *command.Factory) *cobra.Command {
@@ -244,7 +230,7 @@ func waitCommand(f *command.Factory) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := show(f.Streams.Out, &output, call); err != nil {
+			if err := output.Write(f.Streams.Out, call, func(t *term.Table) { show(t, call) }); err != nil {
 				return err
 			}
 			return command.JudgeCall(call)

@@ -27,7 +27,6 @@ func Command(f *command.Factory) *cobra.Command {
 		Long: `Manages namespaces. Functions and secrets belong to one: ` + function.DefaultNamespace + ` unless
 --namespace or the stack file names another. The function wine of the namespace
 lab is called at /function/wine.lab.`,
-		Args: command.NoArgs,
 	}
 	cmd.AddCommand(createCommand(f), listCommand(f), getCommand(f), updateCommand(f), removeCommand(f))
 	return cmd
@@ -126,58 +125,39 @@ func updateCommand(f *command.Factory) *cobra.Command {
 }
 
 func listCommand(f *command.Factory) *cobra.Command {
-	var output term.Format
-	cmd := &cobra.Command{
+	return command.Show(f, &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List namespaces",
 		Example: `  graphene namespace list`,
 		Args:    command.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
-				all, err := c.Namespaces(ctx)
-				if err != nil {
-					return err
-				}
-				slices.Sort(all)
-				return output.Write(f.Streams.Out, all, func(t *term.Table) {
-					t.Header("NAME")
-					for _, name := range all {
-						t.Row(name)
-					}
-				})
-			})
-		},
-	}
-	command.OutputFlag(cmd, &output)
-	return cmd
+	}, func(ctx context.Context, c *client.Client, _ []string) ([]string, error) {
+		all, err := c.Namespaces(ctx)
+		slices.Sort(all)
+		return all, err
+	}, func(t *term.Table, all []string) {
+		t.Header("NAME")
+		for _, name := range all {
+			t.Row(name)
+		}
+	})
 }
 
 func getCommand(f *command.Factory) *cobra.Command {
-	var output term.Format
-	cmd := &cobra.Command{
+	return command.Show(f, &cobra.Command{
 		Use:               "get NAME",
 		Aliases:           []string{"describe"},
 		Short:             "Show a namespace",
 		Example:           `  graphene namespace get lab -o yaml`,
 		Args:              command.ExactArgs(1),
 		ValidArgsFunction: complete(f),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
-				n, err := c.Namespace(ctx, args[0])
-				if err != nil {
-					return err
-				}
-				return output.Write(f.Streams.Out, n, func(t *term.Table) {
-					t.Row("Name:", n.Name)
-					pairs(t, "Labels:", n.Labels)
-					pairs(t, "Annotations:", n.Annotations)
-				})
-			})
-		},
-	}
-	command.OutputFlag(cmd, &output)
-	return cmd
+	}, func(ctx context.Context, c *client.Client, args []string) (types.FunctionNamespace, error) {
+		return c.Namespace(ctx, args[0])
+	}, func(t *term.Table, n types.FunctionNamespace) {
+		t.Row("Name:", n.Name)
+		pairs(t, "Labels:", n.Labels)
+		pairs(t, "Annotations:", n.Annotations)
+	})
 }
 
 func pairs(t *term.Table, title string, m map[string]string) {

@@ -27,37 +27,26 @@ func Command(f *command.Factory) *cobra.Command {
 		GroupID: "platform",
 		Long: `Looks at the queues that asynchronous calls wait in. Functions share one, unless
 their annotation com.openfaas.queue names another.`,
-		Args: command.NoArgs,
 	}
 	cmd.AddCommand(listCommand(f), describeCommand(f))
 	return cmd
 }
 
 func listCommand(f *command.Factory) *cobra.Command {
-	var output term.Format
-	cmd := &cobra.Command{
+	return command.Show(f, &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List queues: how many calls wait, and since when",
 		Example: `  graphene queue list`,
 		Args:    command.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
-				all, err := c.Queues(ctx)
-				if err != nil {
-					return err
-				}
-				return output.Write(f.Streams.Out, all, func(t *term.Table) {
-					t.Header("NAME", "BACKLOG", "RETRIES", "FUNCTIONS", "AGE")
-					for _, q := range all {
-						t.Row(q.Name, strconv.Itoa(q.Backlog), strconv.Itoa(q.Waiting), strconv.Itoa(len(q.Functions)), age(q))
-					}
-				})
-			})
-		},
-	}
-	command.OutputFlag(cmd, &output)
-	return cmd
+	}, func(ctx context.Context, c *client.Client, _ []string) ([]client.Queue, error) {
+		return c.Queues(ctx)
+	}, func(t *term.Table, all []client.Queue) {
+		t.Header("NAME", "BACKLOG", "RETRIES", "FUNCTIONS", "AGE")
+		for _, q := range all {
+			t.Row(q.Name, strconv.Itoa(q.Backlog), strconv.Itoa(q.Waiting), strconv.Itoa(len(q.Functions)), age(q))
+		}
+	})
 }
 
 // age is how long the oldest call has waited.
@@ -69,8 +58,7 @@ func age(q client.Queue) string {
 }
 
 func describeCommand(f *command.Factory) *cobra.Command {
-	var output term.Format
-	cmd := &cobra.Command{
+	return command.Show(f, &cobra.Command{
 		Use:     "describe NAME",
 		Aliases: []string{"get"},
 		Short:   "Show a queue, and which functions' calls wait in it",
@@ -83,29 +71,20 @@ func describeCommand(f *command.Factory) *cobra.Command {
 			}
 			return names, err
 		}),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
-				q, err := c.Queue(ctx, args[0])
-				if err != nil {
-					return err
-				}
-				return output.Write(f.Streams.Out, q, func(t *term.Table) {
-					t.Row("Name:", q.Name)
-					t.Row("Backlog:", strconv.Itoa(q.Backlog))
-					t.Row("Waiting for a retry:", strconv.Itoa(q.Waiting))
-					t.Row("Age of the oldest:", age(q))
-					title := "Functions:"
-					names := slices.SortedFunc(maps.Keys(q.Functions), func(a, b string) int {
-						return cmp.Or(cmp.Compare(q.Functions[b], q.Functions[a]), strings.Compare(a, b))
-					})
-					for _, name := range names {
-						t.Row(title, name+": "+strconv.Itoa(q.Functions[name]))
-						title = ""
-					}
-				})
-			})
-		},
-	}
-	command.OutputFlag(cmd, &output)
-	return cmd
+	}, func(ctx context.Context, c *client.Client, args []string) (client.Queue, error) {
+		return c.Queue(ctx, args[0])
+	}, func(t *term.Table, q client.Queue) {
+		t.Row("Name:", q.Name)
+		t.Row("Backlog:", strconv.Itoa(q.Backlog))
+		t.Row("Waiting for a retry:", strconv.Itoa(q.Waiting))
+		t.Row("Age of the oldest:", age(q))
+		title := "Functions:"
+		names := slices.SortedFunc(maps.Keys(q.Functions), func(a, b string) int {
+			return cmp.Or(cmp.Compare(q.Functions[b], q.Functions[a]), strings.Compare(a, b))
+		})
+		for _, name := range names {
+			t.Row(title, name+": "+strconv.Itoa(q.Functions[name]))
+			title = ""
+		}
+	})
 }

@@ -40,7 +40,6 @@ func Command(f *command.Factory) *cobra.Command {
 --secret) can read it from a file of that name in the directory that its
 environment variable SECRETS_DIR names, which is /var/openfaas/secrets where
 possible. Values can be written and replaced, and never read back.`,
-		Args: command.NoArgs,
 	}
 	cmd.AddCommand(createCommand(f), listCommand(f), updateCommand(f), removeCommand(f), applyCommand(f))
 	return cmd
@@ -189,30 +188,20 @@ value in the file, without being deployed again.`,
 }
 
 func listCommand(f *command.Factory) *cobra.Command {
-	var output term.Format
-	cmd := &cobra.Command{
+	return command.Show(f, &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "List secrets, without their values",
 		Example: `  graphene secret list -o json`,
 		Args:    command.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return f.Ask(cmd.Context(), func(ctx context.Context, c *client.Client) error {
-				all, err := c.Secrets(ctx, f.Flags.Namespace)
-				if err != nil {
-					return err
-				}
-				return output.Write(f.Streams.Out, all, func(t *term.Table) {
-					t.Header("NAME", "NAMESPACE")
-					for _, s := range all {
-						t.Row(s.Name, s.Namespace)
-					}
-				})
-			})
-		},
-	}
-	command.OutputFlag(cmd, &output)
-	return cmd
+	}, func(ctx context.Context, c *client.Client, _ []string) ([]types.Secret, error) {
+		return c.Secrets(ctx, f.Flags.Namespace)
+	}, func(t *term.Table, all []types.Secret) {
+		t.Header("NAME", "NAMESPACE")
+		for _, s := range all {
+			t.Row(s.Name, s.Namespace)
+		}
+	})
 }
 
 func removeCommand(f *command.Factory) *cobra.Command {

@@ -25,7 +25,6 @@ func Command(f *command.Factory) *cobra.Command {
 Some are built in. Others come from a directory or a git repository into the
 directory template beside the stack file, where they win over a built-in one of
 the same name.`,
-		Args: command.NoArgs,
 	}
 	cmd.AddCommand(listCommand(f), describeCommand(f), pullCommand(f), storeCommand(f))
 	return cmd
@@ -163,7 +162,6 @@ func storeCommand(f *command.Factory) *cobra.Command {
 		Short: "The templates that come with Graphene",
 		Long: `The templates that come with Graphene: they are part of this program, so there
 is nothing to download.`,
-		Args: command.NoArgs,
 	}
 	var output term.Format
 	list := &cobra.Command{
