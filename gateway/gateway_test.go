@@ -1,7 +1,6 @@
 package gateway_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -657,7 +656,7 @@ func TestConfigNamesWhatIsWrongWithIt(t *testing.T) {
 
 func TestCallsAreLoggedWhereThatIsWanted(t *testing.T) {
 	for _, wanted := range []bool{false, true} {
-		var out lockedBuffer
+		var out testkit.Buffer
 		p := start(t, nothing, func(o *gateway.Options) {
 			o.AccessLog = wanted
 			o.Log = slog.New(slog.NewTextHandler(&out, nil))
@@ -682,22 +681,4 @@ func TestCallsAreLoggedWhereThatIsWanted(t *testing.T) {
 			}
 		}
 	}
-}
-
-// A lockedBuffer takes lines from several goroutines.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }

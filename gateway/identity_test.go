@@ -87,7 +87,7 @@ func basic(user, password string) string {
 
 func TestPeopleOfARealIssuerCallWhatTheirRoleAllows(t *testing.T) {
 	i := startIssuer(t)
-	var log lockedBuffer
+	var log testkit.Buffer
 	p := start(t, func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "called with %.6q", r.Header.Get("Authorization"))
 	}, guard(t, i), func(o *gateway.Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })

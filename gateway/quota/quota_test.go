@@ -407,16 +407,6 @@ func sharing(t *testing.T, s *server.Server, file string) gateway {
 	return gateway{l, stop}
 }
 
-// eventually waits until ok returns true.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within a minute", what)
-		}
-	}
-}
-
 const shared = `limits:
   - {name: slow, callers: [ann, bob], rate: 1/h, burst: 5}
   - {name: few, concurrent: 2}
@@ -446,7 +436,7 @@ func (g gateway) hears(t *testing.T, other gateway, marker string) {
 	t.Helper()
 	leave := other.lend(t, marker, 2)
 	defer leave()
-	eventually(t, "the other gateway's calls are known", func() bool {
+	testkit.Eventually(t, "the other gateway's calls are known", func() bool {
 		ok, _ := enters(t, g.Limits, call(marker, 1))
 		return !ok
 	})
@@ -497,18 +487,18 @@ func TestGatewaysShareCallsAtOnceUntilOneDies(t *testing.T) {
 	leave := one.lend(t, "carl", 1)
 	two.hears(t, one, "second")
 	mine := two.lend(t, "carl", 1)
-	eventually(t, "the first knows of the second's call", full(one, "carl"))
+	testkit.Eventually(t, "the first knows of the second's call", full(one, "carl"))
 	leave()
-	eventually(t, "what is given back to the first is free at the second", free(two, "carl"))
+	testkit.Eventually(t, "what is given back to the first is free at the second", free(two, "carl"))
 	mine()
 
 	one.lend(t, "dora", 2)
-	eventually(t, "calls of a gateway that lives count", full(two, "dora"))
+	testkit.Eventually(t, "calls of a gateway that lives count", full(two, "dora"))
 	three := sharing(t, s, name)
-	eventually(t, "one that starts hears of calls that last", full(three, "dora"))
+	testkit.Eventually(t, "one that starts hears of calls that last", full(three, "dora"))
 	one.stop()
 	for _, g := range []gateway{two, three} {
-		eventually(t, "calls of a gateway that died count no more", free(g, "dora"))
+		testkit.Eventually(t, "calls of a gateway that died count no more", free(g, "dora"))
 	}
 	// Without the way to others each goes by itself.
 	s.Shutdown()

@@ -1,6 +1,6 @@
 // Package testkit holds what the tests of several packages share: a logger
-// that writes to the test, golden files, and a check that a package leaves no
-// goroutine behind.
+// that writes to the test, a buffer for what is printed, golden files, a wait for
+// a condition, and a check that a package leaves no goroutine behind.
 package testkit
 
 import (
@@ -22,6 +22,20 @@ func Log(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
+// Eventually waits until ok returns true, and fails the test if it never does.
+func Eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %v", what, patience)
+		}
+	}
+}
+
+// patience is how long a test waits for what has to come, on a machine that is
+// busy with other things.
+const patience = 2 * time.Minute
+
 // Main runs a package's tests and then fails if goroutines are left over. Use
 // it as the package's TestMain.
 func Main(m *testing.M) {
@@ -36,9 +50,9 @@ func Main(m *testing.M) {
 }
 
 // leftOver returns the stacks of goroutines that do not belong to the test
-// runner, once they have had patience to end.
-func leftOver(patience time.Duration) string {
-	deadline := time.Now().Add(patience)
+// runner, once they have had that long to end.
+func leftOver(wait time.Duration) string {
+	deadline := time.Now().Add(wait)
 	for {
 		buf := make([]byte, 4<<20)
 		buf = buf[:runtime.Stack(buf, true)]

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 // What only a cluster has: pods that come and go, a platform of several
@@ -211,19 +213,19 @@ spec:
 
 	// Drift is mended, except the number of replicas, which has an owner.
 	p.k("patch", "deploy/applied", "-n", functionNamespace, "--type=json", `-p=[{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"drifted:1"}]`)
-	eventually(t, "the image is put back", func() bool {
+	testkit.Eventually(t, "the image is put back", func() bool {
 		return p.k("get", "deploy/applied", "-n", functionNamespace, "-o", "jsonpath={.spec.template.spec.containers[0].image}") == image
 	})
 	p.k("delete", "service/applied", "-n", functionNamespace)
-	eventually(t, "the service is back", func() bool {
+	testkit.Eventually(t, "the service is back", func() bool {
 		_, err := kubectl("get", "service/applied", "-n", functionNamespace)
 		return err == nil
 	})
 	p.k("scale", "deploy/applied", "-n", functionNamespace, "--replicas=3")
-	eventually(t, "three replicas are available", func() bool { return p.status("applied").AvailableReplicas == 3 })
+	testkit.Eventually(t, "three replicas are available", func() bool { return p.status("applied").AvailableReplicas == 3 })
 
 	p.k("delete", "function/applied", "-n", functionNamespace)
-	eventually(t, "the function is gone", func() bool {
+	testkit.Eventually(t, "the function is gone", func() bool {
 		a, err := p.do("GET", "/function/applied", "")
 		return err == nil && a.status == 404
 	})
@@ -309,7 +311,7 @@ func TestAnImageThatCannotBePulledIsTold(t *testing.T) {
 
 	// A version that cannot be pulled leaves the one before it serving.
 	p.call(202, "PUT", "/system/functions", `{"service":"wire","image":"`+missing+`"}`)
-	eventually(t, "the update is told to have failed", func() bool {
+	testkit.Eventually(t, "the update is told to have failed", func() bool {
 		return p.k("get", "function/wire", "-n", functionNamespace, "-o", `jsonpath={.status.conditions[?(@.type=="Stalled")].status}`) == "True"
 	})
 	p.call(200, "GET", "/function/wire/x", "")
@@ -320,7 +322,7 @@ func TestAQuotaThatRefusesPodsIsTold(t *testing.T) {
 	p.goFunction("poor", "one")
 	p.apply("apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: tight, namespace: openfaas-fn}\nspec: {hard: {pods: \"0\"}}\n")
 	defer p.k("delete", "resourcequota/tight", "-n", functionNamespace)
-	eventually(t, "the quota holds", func() bool {
+	testkit.Eventually(t, "the quota holds", func() bool {
 		return p.k("get", "resourcequota/tight", "-n", functionNamespace, "-o", "jsonpath={.status.hard.pods}") == "0"
 	})
 	stdout, stderr, code := p.try("", "up", "-f", "poor.yml")
@@ -340,12 +342,12 @@ func TestAQuotaThatRefusesTheDeploymentIsTold(t *testing.T) {
 	image := p.image("refused")
 	p.apply("apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: few, namespace: openfaas-fn}\nspec: {hard: {count/deployments.apps: \"0\"}}\n")
 	defer p.k("delete", "resourcequota/few", "-n", functionNamespace)
-	eventually(t, "the quota holds", func() bool {
+	testkit.Eventually(t, "the quota holds", func() bool {
 		return p.k("get", "resourcequota/few", "-n", functionNamespace, "-o", `jsonpath={.status.hard.count/deployments\.apps}`) == "0"
 	})
 	p.apply("apiVersion: openfaas.com/v1\nkind: Function\nmetadata: {name: refused, namespace: openfaas-fn}\nspec: {name: refused, image: " + image + "}\n")
 	defer p.k("delete", "function/refused", "-n", functionNamespace)
-	eventually(t, "the function says why it is not there", func() bool {
+	testkit.Eventually(t, "the function says why it is not there", func() bool {
 		message := p.k("get", "function/refused", "-n", functionNamespace, "-o", `jsonpath={.status.conditions[?(@.type=="Stalled")].message}`)
 		return strings.Contains(message, "exceeded quota: few")
 	})
@@ -364,7 +366,7 @@ func TestEvictionsDropNoRequest(t *testing.T) {
 	evict := func(namespace, label string) {
 		t.Helper()
 		for _, pod := range p.pods(namespace, label) {
-			eventually(t, "pod "+pod+" may be evicted", func() bool {
+			testkit.Eventually(t, "pod "+pod+" may be evicted", func() bool {
 				_, err := kubectlWith(fmt.Sprintf(`{"apiVersion":"policy/v1","kind":"Eviction","metadata":{"name":%q,"namespace":%q}}`, pod, namespace),
 					"create", "--raw", "/api/v1/namespaces/"+namespace+"/pods/"+pod+"/eviction", "-f", "-")
 				return err == nil || strings.Contains(err.Error(), "NotFound")
@@ -404,7 +406,7 @@ func TestTheDeathOfAPartStopsNothingElse(t *testing.T) {
 			if part != "app=nats" || natsKeeps(p) {
 				p.call(200, "GET", "/async-function/"+a.header.Get("X-Call-Id")+"/result?wait=50s", "")
 			}
-			eventually(t, "an asynchronous call is accepted and done", func() bool {
+			testkit.Eventually(t, "an asynchronous call is accepted and done", func() bool {
 				a, err := p.do("POST", "/async-function/echo", "after")
 				if err != nil || a.status != 202 {
 					return false
@@ -424,7 +426,7 @@ func TestTheDeathOfAPartStopsNothingElse(t *testing.T) {
 		}
 		p.k("delete", "pod", gateways[0], "-n", systemNamespace, "--grace-period=0", "--force")
 		// Calls in the dead one are lost; from then on all are answered.
-		eventually(t, "the dead gateway gets no calls", func() bool {
+		testkit.Eventually(t, "the dead gateway gets no calls", func() bool {
 			for range 20 {
 				if a, err := p.do("GET", "/function/echo", "", "Connection", "close"); err != nil || a.status != 200 {
 					return false
@@ -457,7 +459,7 @@ func TestAnAPIServerThatRestartsIsNotNoticed(t *testing.T) {
 		if out, err := exec.CommandContext(t.Context(), own[0], append(own[1:], "restart-api")...).CombinedOutput(); err != nil {
 			t.Fatalf("restart the API server: %v\n%s", err, out)
 		}
-		eventually(t, "the API server answers", func() bool {
+		testkit.Eventually(t, "the API server answers", func() bool {
 			_, err := kubectl("get", "--raw=/readyz")
 			return err == nil
 		})
@@ -465,12 +467,12 @@ func TestAnAPIServerThatRestartsIsNotNoticed(t *testing.T) {
 	// The stream of endpoints goes on where it was: what changes now is seen.
 	p.goFunction("echo", "two")
 	p.cli("up", "-f", "echo.yml")
-	eventually(t, "the new version answers", func() bool {
+	testkit.Eventually(t, "the new version answers", func() bool {
 		a, err := p.do("GET", "/function/echo", "")
 		return err == nil && strings.HasPrefix(a.body, "two")
 	})
 	p.cli("scale", "echo", "--replicas", "0")
-	eventually(t, "echo sleeps", func() bool { return p.status("echo").AvailableReplicas == 0 })
+	testkit.Eventually(t, "echo sleeps", func() bool { return p.status("echo").AvailableReplicas == 0 })
 	stop()
 }
 
@@ -494,7 +496,7 @@ func TestLogsOfAFunctionHaveThoseOfNewPods(t *testing.T) {
 	p.cli("scale", "talker", "--replicas", "3")
 	p.k("rollout", "status", "deploy/talker", "-n", functionNamespace, "--timeout=60s")
 	seen := map[string]bool{}
-	eventually(t, "lines of all three pods arrive", func() bool {
+	testkit.Eventually(t, "lines of all three pods arrive", func() bool {
 		p.call(200, "GET", "/function/talker?x", "")
 		for {
 			select {

@@ -16,6 +16,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/openfaas/faas-provider/logs"
 	"github.com/openfaas/faas-provider/types"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 // TestOpenFaaSClientsGetWhatTheyExpect holds the management API and the
@@ -280,7 +282,7 @@ func testRoundTrip(p *platform) {
 	}
 	p.call(202, "POST", "/system/functions", string(body))
 	defer p.call(202, "DELETE", "/system/functions", `{"functionName":"trip"}`)
-	eventually(p.t, "the function answers", func() bool {
+	testkit.Eventually(p.t, "the function answers", func() bool {
 		a, err := p.do("GET", "/function/trip", "")
 		return err == nil && a.status == 200
 	})
@@ -351,7 +353,7 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 	}
 
 	p.call(202, "PUT", "/system/secrets", `{"name":"api-key","value":"renewed-4711"}`)
-	eventually(p.t, "the function sees the new value", func() bool {
+	testkit.Eventually(p.t, "the function sees the new value", func() bool {
 		return strings.HasPrefix(p.call(200, "GET", "/function/secretive/api-key", "").body, `"renewed-4711"`)
 	})
 	if a, err := p.do("DELETE", "/system/secrets", `{"name":"api-key"}`); err != nil || a.status < 400 {
@@ -416,7 +418,7 @@ func testNamespaces(p *platform) {
 	}
 	p.call(202, "DELETE", "/system/functions", `{"functionName":"echo","namespace":"lab"}`)
 	p.call(202, "DELETE", "/system/secrets?namespace=lab", `{"name":"here"}`)
-	eventually(p.t, "the namespace can be deleted", func() bool {
+	testkit.Eventually(p.t, "the namespace can be deleted", func() bool {
 		a, err := p.do("DELETE", "/system/namespace/lab", `{"name":"lab","labels":{"openfaas":"1"}}`)
 		return err == nil && (a.status == 200 || a.status == 202)
 	})
@@ -426,7 +428,7 @@ func testNamespaces(p *platform) {
 func testScale(p *platform) {
 	for _, n := range []uint64{3, 0, 1} {
 		p.call(202, "POST", "/system/scale-function/wire", fmt.Sprintf(`{"serviceName":"wire","replicas":%d}`, n))
-		eventually(p.t, fmt.Sprint(n, " replicas"), func() bool {
+		testkit.Eventually(p.t, fmt.Sprint(n, " replicas"), func() bool {
 			s := p.status("wire")
 			return s.Replicas == n && s.AvailableReplicas == n
 		})
@@ -472,7 +474,7 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 		return all
 	}
 	p.call(200, "GET", "/function/talker?say=one", "")
-	eventually(p.t, "what was printed is in the logs", func() bool { return len(lines("")) >= 2 })
+	testkit.Eventually(p.t, "what was printed is in the logs", func() bool { return len(lines("")) >= 2 })
 	texts := map[string]bool{}
 	var instance string
 	for _, m := range lines("") {
@@ -501,7 +503,7 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 	for i := range 10 {
 		p.call(200, "GET", fmt.Sprintf("/function/talker?say=more%d", i), "")
 	}
-	eventually(p.t, "the last line is there", func() bool {
+	testkit.Eventually(p.t, "the last line is there", func() bool {
 		a := p.call(200, "GET", "/system/logs?name=talker&tail=6", "")
 		return strings.Count(a.body, "\n") == 6 && strings.Contains(a.body, "more9")
 	})
@@ -524,7 +526,7 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 	}
 	// A follower outlives the replicas it began with.
 	p.call(202, "POST", "/system/scale-function/talker", `{"replicas":0}`)
-	eventually(p.t, "talker sleeps", func() bool { return p.status("talker").AvailableReplicas == 0 })
+	testkit.Eventually(p.t, "talker sleeps", func() bool { return p.status("talker").AvailableReplicas == 0 })
 	p.call(200, "GET", "/function/talker?say=reborn", "")
 	for line := range next {
 		if strings.Contains(line, "reborn") {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 func TestAFullDiskLosesNothing(t *testing.T) {
@@ -57,7 +59,7 @@ func TestAFullDiskLosesNothing(t *testing.T) {
 	p.call(200, "POST", "/function/good", "x")
 	p.call(200, "GET", "/system/functions", "")
 	p.cli("scale", "good", "--replicas", "0")
-	eventually(t, "good sleeps", func() bool { return p.status("good").AvailableReplicas == 0 })
+	testkit.Eventually(t, "good sleeps", func() bool { return p.status("good").AvailableReplicas == 0 })
 	p.call(200, "POST", "/function/good", "x")
 
 	p.kill()
@@ -65,7 +67,7 @@ func TestAFullDiskLosesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.start()
-	eventually(t, "the function is back", func() bool {
+	testkit.Eventually(t, "the function is back", func() bool {
 		a, err := p.do("POST", "/function/good", "x")
 		return err == nil && a.status == 200
 	})

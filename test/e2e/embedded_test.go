@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 const goHandler = `package function
@@ -134,7 +136,7 @@ func TestAGoFunctionFromNothingToNothing(t *testing.T) {
 	}
 
 	p.cli("scale", "echo", "--replicas", "0")
-	eventually(t, "echo sleeps", func() bool {
+	testkit.Eventually(t, "echo sleeps", func() bool {
 		var status struct {
 			Replicas, AvailableReplicas int
 		}
@@ -204,18 +206,18 @@ func TestFunctionsSurviveAPowerCut(t *testing.T) {
 		}
 		return seen
 	}
-	eventually(t, "both replicas answer", func() bool { return len(pids()) == 2 })
+	testkit.Eventually(t, "both replicas answer", func() bool { return len(pids()) == 2 })
 	before := pids()
 
 	p.kill()
 	for pid := range before {
-		eventually(t, "replica "+pid+" ends with its platform", func() bool {
+		testkit.Eventually(t, "replica "+pid+" ends with its platform", func() bool {
 			_, err := os.Stat("/proc/" + pid)
 			return os.IsNotExist(err)
 		})
 	}
 	p.start()
-	eventually(t, "both replicas are back", func() bool { return len(pids()) == 2 })
+	testkit.Eventually(t, "both replicas are back", func() bool { return len(pids()) == 2 })
 	for pid := range pids() {
 		if before[pid] {
 			t.Errorf("process %s outlived its platform", pid)
@@ -254,7 +256,7 @@ func TestARollingUpdateDropsNoRequest(t *testing.T) {
 		p.cli("up", "-f", "echo.yml")
 		p.cli("scale", "echo", "--replicas", fmt.Sprint(1+v%3))
 	}
-	eventually(t, "the last version answers", func() bool {
+	testkit.Eventually(t, "the last version answers", func() bool {
 		return strings.HasPrefix(p.call(200, "POST", "/function/echo", "").body, "v4")
 	})
 	close(stop)
@@ -379,7 +381,7 @@ func TestDamagedStateIsToldAndKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.start()
-	eventually(t, "the good function is back", func() bool {
+	testkit.Eventually(t, "the good function is back", func() bool {
 		a, err := p.do("GET", "/function/good", "")
 		return err == nil && a.status == 200
 	})

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 // TestIdentityInACluster installs a real issuer in the cluster and has the
@@ -65,7 +67,7 @@ gateway:
 		p.helm("upgrade", "graphene", "../../charts/graphene", "-n", systemNamespace, "-f", *valuesFile, "--wait", "--timeout", "3m")
 	}()
 	// With an issuer, functions are no longer open.
-	eventually(t, "a call without a token is refused", func() bool {
+	testkit.Eventually(t, "a call without a token is refused", func() bool {
 		a, err := p.do("GET", "/function/echo", "")
 		return err == nil && a.status == 401
 	})
@@ -81,7 +83,7 @@ gateway:
 
 func (p *platform) tokensAreBelieved(token string) {
 	bearer := []string{"Authorization", "Bearer " + token}
-	eventually(p.t, "a call with a token is answered", func() bool {
+	testkit.Eventually(p.t, "a call with a token is answered", func() bool {
 		a, err := p.do("GET", "/function/echo", "", bearer...)
 		return err == nil && a.status == 200
 	})
@@ -200,12 +202,12 @@ func (p *platform) keysAreKept() {
 			return true
 		}
 	}
-	eventually(p.t, "the key is good", answered("/function/echo", 200))
+	testkit.Eventually(p.t, "the key is good", answered("/function/echo", 200))
 	if !answered("/function/limited", 403)() {
 		p.t.Error("the key is good for what it is not for")
 	}
 	p.cli("auth", "key", "revoke", key)
-	eventually(p.t, "the key is revoked", answered("/function/echo", 401))
+	testkit.Eventually(p.t, "the key is revoked", answered("/function/echo", 401))
 }
 
 // signingKeysRotate has the provider make a new key, and Kubernetes carry it to
@@ -222,7 +224,7 @@ func (p *platform) signingKeysRotate(token string) {
 	id := strings.TrimSpace(p.cli("auth", "signing-key", "rotate"))
 	// Nodes renew what is mounted once a minute, or when something else is new.
 	p.k("annotate", "pods", "-n", systemNamespace, "-l", "app=gateway", "--overwrite", "e2e="+id)
-	eventually(p.t, "both gateways publish the new key", func() bool {
+	testkit.Eventually(p.t, "both gateways publish the new key", func() bool {
 		for range 20 {
 			a, err := p.do("GET", "/.well-known/jwks.json", "", "Connection", "close")
 			if err != nil || !strings.Contains(a.body, id) {
@@ -254,7 +256,7 @@ func (p *platform) limitsHold(token string) {
 		return c
 	}
 	gateways := p.k("get", "pods", "-n", systemNamespace, "-l", "app=gateway", "-o", "name")
-	eventually(p.t, "the gateways from before are gone", func() bool {
+	testkit.Eventually(p.t, "the gateways from before are gone", func() bool {
 		gateways = p.k("get", "pods", "-n", systemNamespace, "-l", "app=gateway", "-o", "name")
 		return len(strings.Fields(gateways)) == len(p.pods(systemNamespace, "app=gateway"))
 	})
@@ -275,7 +277,7 @@ func (p *platform) limitsHold(token string) {
 		p.t.Errorf("%d calls were answered, want %d to %d", answered, burst, most)
 	}
 	p.call(200, "GET", "/function/echo", "", "Authorization", "Bearer "+token) // which has no limit
-	eventually(p.t, "usage counts the calls of all gateways", func() bool {
+	testkit.Eventually(p.t, "usage counts the calls of all gateways", func() bool {
 		now := used()
 		return now.Calls-before.Calls == answered && now.Refused-before.Refused == calls-answered
 	})

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 func TestAHostileFunctionGetsNowhere(t *testing.T) {
@@ -26,7 +28,7 @@ func TestAHostileFunctionGetsNowhere(t *testing.T) {
 				t.Skip("only root can start it as another user")
 			}
 			p := serveAs(t, as.user)
-			eventually(t, "the platform says how it isolates", func() bool { return strings.Contains(p.log.String(), "isolat") })
+			testkit.Eventually(t, "the platform says how it isolates", func() bool { return strings.Contains(p.log.String(), "isolat") })
 			ownUsers := os.Getuid() == 0 && as.user == nil
 			landlock := strings.Contains(p.log.String(), "Landlock ")
 
@@ -109,8 +111,8 @@ func TestAHostileFunctionGetsNowhere(t *testing.T) {
 				mayNot(protected, "write", filepath.Join(theirTmp, "gift"))
 			}
 			mayNot(ownUsers, "connect", theirSocket)
-			mayNot(ownUsers, "signal", strconv.Itoa(p.cmd.Process.Pid))
-			mayNot(ownUsers, "read", "/proc/"+strconv.Itoa(p.cmd.Process.Pid)+"/environ")
+			mayNot(ownUsers, "signal", strconv.Itoa(p.run.Cmd.Process.Pid))
+			mayNot(ownUsers, "read", "/proc/"+strconv.Itoa(p.run.Cmd.Process.Pid)+"/environ")
 			mayNot(protected, "write", filepath.Join(theirDir, "gift"))
 			mayNot(protected, "append", theirSelf)
 

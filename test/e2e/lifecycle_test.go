@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 func TestARestartKeepsEverything(t *testing.T) {
@@ -21,7 +23,6 @@ func TestARestartKeepsEverything(t *testing.T) {
 
 import (
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -41,7 +42,7 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 	logged := func(what string) bool {
 		return strings.Contains(p.call(200, "GET", "/system/logs?name=keeper&namespace=lab", "").body, "called with "+what)
 	}
-	eventually(t, "the call is in the log", func() bool { return logged("before") })
+	testkit.Eventually(t, "the call is in the log", func() bool { return logged("before") })
 	password := p.password()
 
 	for _, end := range []struct {
@@ -50,11 +51,11 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 	}{{"stop", p.stop}, {"kill", p.kill}} {
 		end.end()
 		p.start()
-		eventually(t, "the function is back after a "+end.name, func() bool {
+		testkit.Eventually(t, "the function is back after a "+end.name, func() bool {
 			a, err := p.do("GET", "/function/keeper.lab?after-"+end.name, "")
 			return err == nil && a.status == 200 && a.body == "s3cr3t green"
 		})
-		eventually(t, "with both replicas", func() bool {
+		testkit.Eventually(t, "with both replicas", func() bool {
 			var s struct{ AvailableReplicas int }
 			p.json("/system/function/keeper?namespace=lab", &s)
 			return s.AvailableReplicas == 2
@@ -194,7 +195,7 @@ func TestLimitsAnswerWithTheRightStatus(t *testing.T) {
 				}
 			})
 		}
-		eventually(t, "three of five are refused", func() bool { return refused.Load() == 3 })
+		testkit.Eventually(t, "three of five are refused", func() bool { return refused.Load() == 3 })
 		first.Body.Close() // the caller leaves, the slot is free
 		waiting.Wait()
 		if refused.Load() != 3 {
@@ -206,7 +207,7 @@ func TestLimitsAnswerWithTheRightStatus(t *testing.T) {
 		p := p.in(t)
 		p.stack("wire", "go", "exec_timeout: 300ms")
 		p.cli("deploy", "-f", "wire.yml")
-		eventually(t, "the new timeout holds", func() bool {
+		testkit.Eventually(t, "the new timeout holds", func() bool {
 			a, err := p.do("GET", "/function/wire/sleep?for=20s", "")
 			return err == nil && a.status == 504 && a.header.Get("X-Openfaas-Internal") != "" && strings.Contains(a.body, "300ms")
 		})
@@ -255,11 +256,11 @@ def handle(event, context):
 	if err != nil || a.status < 500 {
 		t.Errorf("a call that ate 800 MB of 200: %d %q, %v", a.status, a.body, err)
 	}
-	eventually(t, "the function is back", func() bool {
+	testkit.Eventually(t, "the function is back", func() bool {
 		a, err := p.do("POST", "/function/glutton", "")
 		return err == nil && a.status == 200
 	})
-	eventually(t, "the log says that memory ran out", func() bool {
+	testkit.Eventually(t, "the log says that memory ran out", func() bool {
 		got := p.cli("logs", "glutton", "--tail=false")
 		if onCluster() { // where the kernel ends the worker and says no more
 			return strings.Contains(strings.ToLower(got), "killed")
@@ -337,7 +338,7 @@ func TestUpdatesAndScalingOfPythonDropNoRequest(t *testing.T) {
 		version(v)
 		p.cli("scale", "py", "--replicas", strconv.Itoa(1+v%2))
 	}
-	eventually(t, "the last version answers", func() bool {
+	testkit.Eventually(t, "the last version answers", func() bool {
 		return strings.HasPrefix(p.call(200, "POST", "/function/py", "").body, "v3")
 	})
 	stop()

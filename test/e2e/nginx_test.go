@@ -22,6 +22,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 // TestBehindNginxWithTLS puts a real nginx before the platform, configured as
@@ -152,7 +154,7 @@ func (p *platform) behindNginx(program string) *platform {
 			p.t.Logf("nginx's log:\n%s", log)
 		}
 	})
-	eventually(p.t, "nginx listens", func() bool {
+	testkit.Eventually(p.t, "nginx listens", func() bool {
 		select {
 		case <-done:
 			log, _ := os.ReadFile(dir + "/error.log") // empty if it cannot be read

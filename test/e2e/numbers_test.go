@@ -18,6 +18,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 // The figures that the cluster size is held to. -report writes them down, and
@@ -109,7 +111,7 @@ func TestNoRequestIsLostByAnyChange(t *testing.T) {
 		p.cli("scale", "echo", "--replicas", "8")
 		p.rolledOut("echo")
 		p.cli("scale", "echo", "--replicas", "1")
-		eventually(p.t, "one pod is left", func() bool { return len(p.pods(functionNamespace, "faas_function=echo")) == 1 })
+		testkit.Eventually(p.t, "one pod is left", func() bool { return len(p.pods(functionNamespace, "faas_function=echo")) == 1 })
 	})
 	p.cli("scale", "echo", "--replicas", "2")
 	p.rolledOut("echo")
@@ -153,7 +155,7 @@ func TestAThousandFunctionsAreLittleWork(t *testing.T) {
 	kwok := exec.CommandContext(t.Context(), "kwok", "--kubeconfig", kubeconfig, "--config", "testdata/simulated/stages.yaml", "--cidr", "10.245.0.0/16",
 		"--node-lease-duration-seconds", "40",
 		"--manage-all-nodes=false", "--manage-nodes-with-annotation-selector", "kwok.x-k8s.io/node=fake", "--server-address", "")
-	var log lockedBuffer
+	var log testkit.Buffer
 	kwok.Stdout, kwok.Stderr = &log, &log
 	if err := kwok.Start(); err != nil {
 		t.Fatal(err)

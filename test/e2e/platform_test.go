@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bufio"
 	"bytes"
 	"flag"
 	"fmt"
@@ -10,12 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
+	"github.com/graphene-faas/graphene/internal/testkit/servetest"
 )
 
 // graphene is the program under test, built once by TestMain.
@@ -34,11 +34,8 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
-		graphene = filepath.Join(dir, "graphene")
-		build := exec.Command("go", "build", "-o", graphene, "../../cli/cmd/graphene")
-		build.Stderr = os.Stderr
-		if err := build.Run(); err != nil {
-			fmt.Fprintf(os.Stderr, "build graphene: %v\n", err)
+		if graphene, err = servetest.Build(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		if onCluster() {
@@ -74,9 +71,8 @@ type platform struct {
 	program string
 	user    *syscall.Credential // whom it runs as; nil is ourselves
 	socket  *os.File            // on which callers wait while it does not run; nil is none
-	cmd     *exec.Cmd
-	log     *lockedBuffer
-	done    chan struct{}
+	run     *servetest.Process
+	log     *testkit.Buffer // of run
 }
 
 // start gives a platform without functions to a test that holds for every size
@@ -118,21 +114,7 @@ func serveAs(t *testing.T, user *syscall.Credential, flags ...string) *platform 
 // ends.
 func newPlatform(t *testing.T) *platform {
 	t.Helper()
-	// Not t.TempDir: its path is long and, as root, closed to the users that
-	// replicas run as.
-	dir, err := os.MkdirTemp("", "gr-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return &platform{t: t, dir: dir, log: &lockedBuffer{}}
+	return &platform{t: t, dir: servetest.Dir(t), log: new(testkit.Buffer)}
 }
 
 // in returns the platform for use by a subtest, whose failures are then its own.
@@ -158,67 +140,36 @@ func (p *platform) deployWire(settings ...string) {
 	p.cli("up", "-f", "wire.yml")
 }
 
-var readyLine = regexp.MustCompile(`ready at (http://\S+)`)
-
 func (p *platform) start(flags ...string) {
 	p.t.Helper()
-	p.log, p.done = &lockedBuffer{}, make(chan struct{})
 	listen := "127.0.0.1:0"
 	if p.url != "" {
 		listen = strings.TrimPrefix(p.url, "http://") // a restart keeps its address
 	}
 	args := append([]string{"--metrics-listen", "127.0.0.1:0", "--data-dir", p.data}, flags...)
+	var cmd *exec.Cmd
 	if p.socket == nil {
-		p.cmd = exec.Command(p.program, append([]string{"serve", "--listen", listen}, args...)...)
-		p.cmd.Env = p.environ()
+		cmd = exec.Command(p.program, append([]string{"serve", "--listen", listen}, args...)...)
+		cmd.Env = p.environ()
 	} else { // as systemd passes it
-		p.cmd = exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh", p.program, "serve", "--listen", "systemd"}, args...)...)
-		p.cmd.Env, p.cmd.ExtraFiles = append(p.environ(), "LISTEN_FDS=1"), []*os.File{p.socket}
+		cmd = exec.Command("sh", append([]string{"-c", `LISTEN_PID=$$ exec "$@"`, "sh", p.program, "serve", "--listen", "systemd"}, args...)...)
+		cmd.Env, cmd.ExtraFiles = append(p.environ(), "LISTEN_FDS=1"), []*os.File{p.socket}
 	}
-	p.cmd.Stderr = p.log
 	if p.user != nil {
-		p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.user}
-		p.cmd.Env = append(p.cmd.Env, "HOME="+p.dir)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.user}
+		cmd.Env = append(cmd.Env, "HOME="+p.dir)
 	}
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		p.t.Fatal(err)
-	}
-	ready := make(chan string, 1)
-	go func() {
-		defer close(p.done)
-		lines := bufio.NewScanner(out)
-		for lines.Scan() {
-			fmt.Fprintln(p.log, lines.Text())
-			if m := readyLine.FindStringSubmatch(lines.Text()); m != nil {
-				ready <- m[1]
-			}
-		}
-		_ = p.cmd.Wait() // the state says how it ended
-	}()
-	select {
-	case p.url = <-ready:
-	case <-p.done:
-		p.t.Fatalf("graphene serve ended: %v\n%s", p.cmd.ProcessState, p.log)
-	case <-time.After(time.Minute):
-		p.t.Fatalf("graphene serve is not ready after a minute\n%s", p.log)
-	}
+	p.run = servetest.Start(p.t, cmd)
+	p.url, p.log = p.run.URL, p.run.Log
 }
 
 // stop ends the platform as an operator would and shows its log when the test
 // has failed.
 func (p *platform) stop() {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
-	select {
-	case <-p.done:
-	case <-time.After(time.Minute):
-		p.t.Errorf("graphene serve does not stop")
-		_ = p.cmd.Process.Kill()
-		<-p.done
+	if p.run == nil {
+		return // it has not started
 	}
+	p.run.Stop(p.t)
 	password, err := os.ReadFile(filepath.Join(p.data, "auth", "basic-auth-password"))
 	if err == nil && strings.Contains(p.log.String(), strings.TrimSpace(string(password))) {
 		p.t.Error("the log of the platform holds the administrator's password")
@@ -231,10 +182,7 @@ func (p *platform) stop() {
 // kill ends the platform as a power cut would.
 func (p *platform) kill() {
 	p.t.Helper()
-	if err := p.cmd.Process.Kill(); err != nil {
-		p.t.Fatal(err)
-	}
-	<-p.done
+	p.run.Kill(p.t)
 }
 
 func (p *platform) environ() []string {
@@ -362,20 +310,8 @@ func (p *platform) call(status int, method, path, body string, header ...string)
 // instant after it that a function was removed.
 func (p *platform) gone(path string) {
 	p.t.Helper()
-	eventually(p.t, path+" is gone", func() bool {
+	testkit.Eventually(p.t, path+" is gone", func() bool {
 		a, err := p.do("GET", path, "")
 		return err == nil && a.status == http.StatusNotFound
 	})
-}
-
-// eventually waits until ok returns true.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(time.Minute)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within a minute", what)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
 }

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 // What the platform promises of calls in flight, tried on both targets.
@@ -151,7 +153,7 @@ func TestALongCallSurvivesTheEndOfItsReplica(t *testing.T) {
 		}
 		answered <- err
 	}()
-	eventually(t, "the call is with the function", func() bool { return time.Since(began) > 2*time.Second })
+	testkit.Eventually(t, "the call is with the function", func() bool { return time.Since(began) > 2*time.Second })
 	if onCluster() {
 		pods := p.pods(functionNamespace, "faas_function=long")
 		p.k("delete", "pod", pods[0], "-n", functionNamespace, "--wait=false")
@@ -183,7 +185,7 @@ func TestScalingDownTakesNoBusyReplicaAndLosesNoCall(t *testing.T) {
 			stop = p.steady(20, "/function/busy?sleep=1") // which may leave marks
 		}
 		p.cli("scale", "busy", "--replicas", strconv.Itoa(replicas))
-		eventually(t, "all replicas are there", func() bool { return p.status("busy").AvailableReplicas == replicas })
+		testkit.Eventually(t, "all replicas are there", func() bool { return p.status("busy").AvailableReplicas == replicas })
 		var atWork []string
 		var calls sync.WaitGroup
 		for range long {
@@ -198,7 +200,7 @@ func TestScalingDownTakesNoBusyReplicaAndLosesNoCall(t *testing.T) {
 			})
 		}
 		if byOthers {
-			eventually(t, "busy pods are marked", func() bool { return marked() >= long })
+			testkit.Eventually(t, "busy pods are marked", func() bool { return marked() >= long })
 			p.k("scale", "deploy/busy", "-n", functionNamespace, fmt.Sprint("--replicas=", long+1))
 		} else {
 			if onCluster() {
@@ -206,7 +208,7 @@ func TestScalingDownTakesNoBusyReplicaAndLosesNoCall(t *testing.T) {
 			}
 			p.cli("scale", "busy", "--replicas", strconv.Itoa(long+1))
 		}
-		eventually(t, "the others are gone", func() bool { return len(p.replicas("busy")) <= long+1 })
+		testkit.Eventually(t, "the others are gone", func() bool { return len(p.replicas("busy")) <= long+1 })
 		left := p.replicas("busy")
 		for _, replica := range atWork {
 			if !slices.Contains(left, replica) {
@@ -224,7 +226,7 @@ func TestScalingDownTakesNoBusyReplicaAndLosesNoCall(t *testing.T) {
 func TestAReplicaThatIsStoppedLosesNoCall(t *testing.T) {
 	p := start(t)
 	p.tellerFunction("still", "one", fixed(2), "exec_timeout: 60s")
-	eventually(t, "two replicas are there", func() bool { return p.status("still").AvailableReplicas == 2 })
+	testkit.Eventually(t, "two replicas are there", func() bool { return p.status("still").AvailableReplicas == 2 })
 	stop := p.steady(40, "/function/still")
 	victim := p.who("/function/still")
 	p.signal(victim, syscall.SIGSTOP)
@@ -248,7 +250,7 @@ func TestAReplicaThatIsStoppedLosesNoCall(t *testing.T) {
 		}
 	}
 	resume()
-	eventually(t, "the replica is back", func() bool { return p.who("/function/still") == victim })
+	testkit.Eventually(t, "the replica is back", func() bool { return p.who("/function/still") == victim })
 	stop() // none was lost: those that it had got were answered when it went on
 }
 
@@ -340,7 +342,7 @@ func TestStreamsEndWholeAndWebSocketsAreToldWhenTheirGatewayStops(t *testing.T) 
 	late, err := p.events(events, func() {
 		if onCluster() {
 			p.k("rollout", "restart", "deploy/gateway", "-n", systemNamespace)
-		} else if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		} else if err := p.run.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
 		if err := <-socket; websocket.CloseStatus(err) != websocket.StatusGoingAway {
@@ -350,7 +352,7 @@ func TestStreamsEndWholeAndWebSocketsAreToldWhenTheirGatewayStops(t *testing.T) 
 			p.call(200, "GET", "/function/stream", "") // another gateway answers
 			return
 		}
-		eventually(t, "new calls are refused", func() bool {
+		testkit.Eventually(t, "new calls are refused", func() bool {
 			a, err := p.do("GET", "/function/stream", "")
 			if err == nil && a.status != 200 || err != nil && !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.ECONNRESET) {
 				t.Errorf("a call to a gateway that is about to stop ended with %d %q, %v; want the answer, or a connection that is refused", a.status, a.body, err)
@@ -365,8 +367,8 @@ func TestStreamsEndWholeAndWebSocketsAreToldWhenTheirGatewayStops(t *testing.T) 
 		p.settle()
 		return
 	}
-	if <-p.done; p.cmd.ProcessState.ExitCode() != 0 {
-		t.Errorf("the platform ended with %v", p.cmd.ProcessState)
+	if <-p.run.Done; p.run.Cmd.ProcessState.ExitCode() != 0 {
+		t.Errorf("the platform ended with %v", p.run.Cmd.ProcessState)
 	}
 }
 
@@ -375,15 +377,15 @@ func TestAStreamThatOutlastsTheGraceOfAStopBreaksOff(t *testing.T) {
 	p.tellerFunction("stream", "one")
 	const events = 40
 	late, err := p.events(events, func() {
-		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		if err := p.run.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
 	})
 	if len(late) == events || !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("%d events of %d came, and then the end: %v; want fewer, and to be told so", len(late), events, err)
 	}
-	if <-p.done; p.cmd.ProcessState.ExitCode() != 0 {
-		t.Errorf("the platform ended with %v", p.cmd.ProcessState)
+	if <-p.run.Done; p.run.Cmd.ProcessState.ExitCode() != 0 {
+		t.Errorf("the platform ended with %v", p.run.Cmd.ProcessState)
 	}
 }
 
@@ -420,7 +422,7 @@ func TestAControllerThatVanishesIsSucceeded(t *testing.T) {
 		return strings.TrimSpace(holder)
 	}
 	var before string
-	eventually(t, "a provider leads", func() bool {
+	testkit.Eventually(t, "a provider leads", func() bool {
 		before = leader()
 		return slices.Contains(p.pods(systemNamespace, "app=provider"), before)
 	})

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 // TestPythonKeepsTheGuidesPromises deploys handlers of each kind and holds
@@ -248,10 +250,10 @@ func testPythonAsync(p *platform) {
 			resp.Body.Close()
 		}
 	}()
-	eventually(p.t, "the handler waits", func() bool { return now().Here == 1 })
+	testkit.Eventually(p.t, "the handler waits", func() bool { return now().Here == 1 })
 	leave()
 	<-left
-	eventually(p.t, "the handler is cancelled", func() bool { return now() == state{0, 20, 1} })
+	testkit.Eventually(p.t, "the handler is cancelled", func() bool { return now() == state{0, 20, 1} })
 }
 
 func testPythonOnce(p *platform) {

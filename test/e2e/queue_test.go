@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 // pageCode returns the n-th block of code in a language on a page.
@@ -50,7 +52,7 @@ func Handle(w http.ResponseWriter, r *http.Request) {
 	p.write("pipeline.py", pageCode(t, "../../docs/guide/pipelines.md", "python", 0))
 	// The platform dies in the middle, and the pipeline does not notice.
 	cmd := exec.CommandContext(t.Context(), python, filepath.Join(p.work(), "pipeline.py"), p.url, "echo", "monday")
-	var out, complaints lockedBuffer
+	var out, complaints testkit.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaints
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -160,7 +162,7 @@ func TestABatchSurvivesTheDeathOfBothSides(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "some answers are there", func() bool {
+	testkit.Eventually(t, "some answers are there", func() bool {
 		info, err := os.Stat(out)
 		return err == nil && info.Size() > 0
 	})

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/graphene-faas/graphene/gateway/client"
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 // sleeper is a function that takes as long as its query says, in milliseconds.
@@ -53,7 +54,7 @@ func scaleLabels(kv ...string) string {
 func (p *platform) asleep(name string) {
 	p.t.Helper()
 	p.cli("scale", name, "--replicas", "0")
-	eventually(p.t, name+" sleeps", func() bool { s := p.status(name); return s.Replicas == 0 && s.AvailableReplicas == 0 })
+	testkit.Eventually(p.t, name+" sleeps", func() bool { s := p.status(name); return s.Replicas == 0 && s.AvailableReplicas == 0 })
 }
 
 // atOnce sends n calls together. It returns how many were answered with each
@@ -144,7 +145,7 @@ func TestTheNumberOfReplicasFollowsTheLoadThereAndBack(t *testing.T) {
 	p.sleeperFunction("slow", "max_inflight: 1", scaleLabels("max", "4", "down.window", "1s", "zero", "true", "zero-duration", "5s"))
 	most := p.mostReplicas("slow")
 	stop := p.busy(3, "/function/slow?100", succeeds(p))
-	eventually(t, "three callers get four replicas", func() bool { return p.status("slow").AvailableReplicas == 4 })
+	testkit.Eventually(t, "three callers get four replicas", func() bool { return p.status("slow").AvailableReplicas == 4 })
 	why := p.cli("describe", "slow", "--why")
 	for _, part := range []string{"by capacity, a replica's slots, loaded to 90%; 1 to 4 replicas", "ceil(", "calls in flight and waiting", "Changes:", "1 → "} {
 		if !strings.Contains(why, part) {
@@ -155,7 +156,7 @@ func TestTheNumberOfReplicasFollowsTheLoadThereAndBack(t *testing.T) {
 		t.Errorf("describe --why -o json says %s", text)
 	}
 	stop()
-	eventually(t, "it sleeps when nobody has called for long", func() bool {
+	testkit.Eventually(t, "it sleeps when nobody has called for long", func() bool {
 		return p.status("slow").Replicas == 0 && p.scaling("slow").Changes[0].Desired == 0
 	})
 	if n := most(); n > 4 {
@@ -201,7 +202,7 @@ func TestMoreConnectionsThanAReplicaCanServeGetBoundedErrors(t *testing.T) {
 			t.Errorf("a call was answered %d %q", a.status, a.body)
 		}
 	})
-	eventually(t, "many calls were served and many refused", func() bool { return good.Load() > 100 && refused.Load() > 500 })
+	testkit.Eventually(t, "many calls were served and many refused", func() bool { return good.Load() > 100 && refused.Load() > 500 })
 	stop()
 	began := time.Now()
 	p.call(200, "GET", "/function/small?1", "")
@@ -248,7 +249,7 @@ func TestAsynchronousCallsThatWaitBringReplicas(t *testing.T) {
 		for range 200 {
 			p.call(202, "POST", "/async-function/"+name+"?300", "")
 		}
-		eventually(t, "the queue of "+name+" is served by three replicas", func() bool { return p.status(name).AvailableReplicas == 3 })
+		testkit.Eventually(t, "the queue of "+name+" is served by three replicas", func() bool { return p.status(name).AvailableReplicas == 3 })
 		t.Logf("%s: %s", name, p.scaling(name).Latest.Reason)
 	}
 }
@@ -272,9 +273,9 @@ func TestAlertmanagerScalesAFunction(t *testing.T) {
 	p := start(t)
 	p.sleeperFunction("alerted", scaleLabels("max", "4", "factor", "50", "down.window", "1s"))
 	p.call(200, "POST", "/system/alert", fmt.Sprintf(alertmanagerSays, "firing", "alerted.openfaas-fn"))
-	eventually(t, "half of the most replicas are added", func() bool { return p.status("alerted").Replicas == 3 })
+	testkit.Eventually(t, "half of the most replicas are added", func() bool { return p.status("alerted").Replicas == 3 })
 	p.call(200, "POST", "/system/alert", fmt.Sprintf(alertmanagerSays, "resolved", "alerted.openfaas-fn"))
-	eventually(t, "they go again", func() bool { return p.status("alerted").Replicas == 1 })
+	testkit.Eventually(t, "they go again", func() bool { return p.status("alerted").Replicas == 1 })
 
 	p.call(404, "POST", "/system/alert", fmt.Sprintf(alertmanagerSays, "firing", "unknown.openfaas-fn"))
 	p.call(400, "POST", "/system/alert", fmt.Sprintf(alertmanagerSays, "burning", "alerted"))
@@ -301,10 +302,10 @@ func TestALowTargetForCallsPerSecondIsAnInstallationValue(t *testing.T) {
 			}
 		}
 	})
-	eventually(t, "ten calls per second get a second replica", func() bool { return p.status("certified").AvailableReplicas == 2 })
+	testkit.Eventually(t, "ten calls per second get a second replica", func() bool { return p.status("certified").AvailableReplicas == 2 })
 	close(done)
 	calls.Wait()
-	eventually(t, "it goes again", func() bool { return p.status("certified").Replicas == 1 })
+	testkit.Eventually(t, "it goes again", func() bool { return p.status("certified").Replicas == 1 })
 	p.cli("describe", "certified", "--why")
 }
 

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 const onlyEmbedded = "tiers between hot and asleep are of the embedded size"
@@ -36,7 +38,7 @@ func (p *platform) warmth(name string) (w warmth) {
 // sleep puts a function to sleep and waits until it is in a tier.
 func (p *platform) sleep(name, tier string) {
 	p.t.Helper()
-	eventually(p.t, name+" is ready", func() bool {
+	testkit.Eventually(p.t, name+" is ready", func() bool {
 		var s struct{ AvailableReplicas int }
 		err := json.Unmarshal([]byte(p.call(200, "GET", "/system/function/"+name, "").body), &s)
 		return err == nil && s.AvailableReplicas == 1 // the gateway may have known it before
@@ -133,18 +135,18 @@ func TestTiersSurviveWhatHappens(t *testing.T) {
 		t.Errorf("processes %v are frozen without a platform", left)
 	}
 	p.start()
-	eventually(t, "it sleeps after a restart", func() bool { return p.warmth("echo").Tier == "asleep" })
+	testkit.Eventually(t, "it sleeps after a restart", func() bool { return p.warmth("echo").Tier == "asleep" })
 
 	cool()
 	p.kill()
-	eventually(t, "nothing frozen is left by a platform that was killed", func() bool { return len(p.stopped()) == 0 })
+	testkit.Eventually(t, "nothing frozen is left by a platform that was killed", func() bool { return len(p.stopped()) == 0 })
 	p.start()
 
 	cool()
 	for _, name := range []string{"echo", "model"} {
 		p.cli("remove", name)
 	}
-	eventually(t, "nothing frozen is left of functions that were removed", func() bool { return len(p.stopped()) == 0 })
+	testkit.Eventually(t, "nothing frozen is left of functions that were removed", func() bool { return len(p.stopped()) == 0 })
 }
 
 // stopped returns the processes that are stopped and belong to this platform.
@@ -233,12 +235,12 @@ func TestAReplicaThatStandsStillIsRoutedAround(t *testing.T) {
 		return id
 	}
 	seen := map[int]bool{}
-	eventually(t, "both replicas answer", func() bool { seen[process()] = true; return len(seen) == 2 })
+	testkit.Eventually(t, "both replicas answer", func() bool { seen[process()] = true; return len(seen) == 2 })
 	still := process()
 	if err := syscall.Kill(still, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is out of use", func() bool {
+	testkit.Eventually(t, "it is out of use", func() bool {
 		var s struct{ AvailableReplicas int }
 		_ = json.Unmarshal([]byte(p.call(200, "GET", "/system/function/echo", "").body), &s)
 		return s.AvailableReplicas == 1
@@ -251,7 +253,7 @@ func TestAReplicaThatStandsStillIsRoutedAround(t *testing.T) {
 	if err := syscall.Kill(still, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is back", func() bool { return process() == still })
+	testkit.Eventually(t, "it is back", func() bool { return process() == still })
 }
 
 func TestTiersNeedNoRights(t *testing.T) {
@@ -272,5 +274,5 @@ func TestTiersNeedNoRights(t *testing.T) {
 	}
 	p.sleep("echo", "frozen")
 	p.kill()
-	eventually(t, "nothing frozen is left by a platform that was killed", func() bool { return len(p.stopped()) == 0 })
+	testkit.Eventually(t, "nothing frozen is left by a platform that was killed", func() bool { return len(p.stopped()) == 0 })
 }

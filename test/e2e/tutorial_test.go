@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 func TestTheTwoLinesOfEveryTutorialWork(t *testing.T) {
@@ -135,7 +137,7 @@ def handle(req):
 	if a := p.call(200, "POST", "/function/classic", "hello"); a.body != "hello" {
 		t.Errorf("python3-debian: %q", a.body)
 	}
-	eventually(t, "what the function printed is in its log", func() bool {
+	testkit.Eventually(t, "what the function printed is in its log", func() bool {
 		return strings.Contains(p.cli("logs", "classic", "--tail=false"), "seen hello")
 	})
 }
@@ -183,7 +185,7 @@ functions:
 func TestWatchDeploysWhatChanges(t *testing.T) {
 	p := start(t)
 	p.pythonFunction("live", "python3", "def handle(req):\n    return 'before'\n")
-	var out lockedBuffer
+	var out testkit.Buffer
 	watch := exec.CommandContext(t.Context(), graphene, "up", "-f", "live.yml", "--watch")
 	watch.Dir, watch.Env, watch.Stdout, watch.Stderr = p.work(), p.environ(), &out, &out
 	if err := watch.Start(); err != nil {
@@ -201,13 +203,13 @@ func TestWatchDeploysWhatChanges(t *testing.T) {
 			t.Logf("up --watch said\n%s", out.String())
 		}
 	}()
-	eventually(t, "the first version answers", answers("before"))
+	testkit.Eventually(t, "the first version answers", answers("before"))
 	p.write("live/handler.py", "def handle(req)\n    return 'broken'\n")
-	eventually(t, "the mistake is told", func() bool {
+	testkit.Eventually(t, "the mistake is told", func() bool {
 		return strings.Contains(out.String(), "handler.py:1:")
 	})
 	p.write("live/handler.py", "def handle(req):\n    return 'after'\n")
-	eventually(t, "the new version answers", answers("after"))
+	testkit.Eventually(t, "the new version answers", answers("after"))
 	if err := watch.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}

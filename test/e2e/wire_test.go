@@ -27,6 +27,8 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 // TestEveryWayOfTalkingReachesAFunction calls one Go function in all the ways
@@ -473,7 +475,7 @@ func testCancellation(p *platform) {
 	}
 	leave()
 	resp.Body.Close()
-	eventually(p.t, "the handler sees that its caller has left", func() bool {
+	testkit.Eventually(p.t, "the handler sees that its caller has left", func() bool {
 		return p.call(200, "GET", "/function/wire/cancelled", "").body != before
 	})
 }
@@ -566,7 +568,7 @@ func (p *platform) peakMemory() int64 {
 	if onCluster() {
 		return 0
 	}
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.run.Cmd.Process.Pid))
 	if err != nil {
 		p.t.Skipf("no memory figures on this system: %v", err)
 	}

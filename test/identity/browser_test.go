@@ -14,6 +14,8 @@ import (
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 // A tab is one of a real browser, with nothing remembered.
@@ -83,7 +85,7 @@ func (b tab) sees(pattern string) {
 			b.t.Logf("the page says %q", text)
 		}
 	}()
-	eventually(b.t, "the page has "+pattern, func() bool {
+	testkit.Eventually(b.t, "the page has "+pattern, func() bool {
 		// A page that is just going fails.
 		if got, err := chromedp.Run(b.ctx, chromedp.Evaluate[string](`document.documentElement ? document.documentElement.innerText : ""`)); err == nil {
 			text = got
@@ -136,7 +138,7 @@ func TestARealBrowserLogsTheCommandLineIn(t *testing.T) {
 	c := p.terminal(t, "BROWSER="+program)
 	login := c.start("login")
 	var target string
-	eventually(t, "the browser is opened", func() bool {
+	testkit.Eventually(t, "the browser is opened", func() bool {
 		text, err := os.ReadFile(file)
 		target = string(text)
 		return err == nil

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/graphene-faas/graphene/cli/logins"
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 // dexes is the program Dex; nil without the end-to-end tests.
@@ -67,7 +68,7 @@ func (d *dexProgram) start(t *testing.T, issuer, settings string) {
 	if err := os.WriteFile(file, []byte(settings), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	log := new(lockedBuffer)
+	log := new(testkit.Buffer)
 	cmd := exec.CommandContext(t.Context(), d.path, "serve", file)
 	cmd.Env = append(os.Environ(), "GRAPHENE_WEB_SECRET="+webSecret)
 	cmd.Stdout, cmd.Stderr = log, log
@@ -80,7 +81,7 @@ func (d *dexProgram) start(t *testing.T, issuer, settings string) {
 			t.Logf("Dex's log:\n%s", log)
 		}
 	})
-	eventually(t, "Dex answers", func() bool {
+	testkit.Eventually(t, "Dex answers", func() bool {
 		resp, err := http.Get(issuer + "/.well-known/openid-configuration")
 		if err != nil {
 			return false

@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 const (
@@ -39,7 +41,7 @@ var keycloaks *keycloak
 type keycloak struct {
 	url   string // without a slash at its end
 	home  string // its own copy of the distribution
-	log   *lockedBuffer
+	log   *testkit.Buffer
 	ready chan struct{} // closed when it answers, or has failed
 	err   error         // why it has failed; may be read after ready
 
@@ -49,7 +51,7 @@ type keycloak struct {
 
 // startKeycloak begins to start a Keycloak in dir.
 func startKeycloak(dir string) *keycloak {
-	k := &keycloak{home: filepath.Join(dir, "keycloak"), log: &lockedBuffer{}, ready: make(chan struct{})}
+	k := &keycloak{home: filepath.Join(dir, "keycloak"), log: new(testkit.Buffer), ready: make(chan struct{})}
 	go func() {
 		defer close(k.ready)
 		k.err = k.prepare()

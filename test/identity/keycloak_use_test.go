@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/graphene-faas/graphene/cli/logins"
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 // acme is what a platform is told of Keycloak.
@@ -259,7 +260,7 @@ func TestKeysOfKeycloakAreReplacedUnderLoad(t *testing.T) {
 	}
 	before := done.Load()
 	token.Store(&next)
-	eventually(t, "calls go on with the new key", func() bool { return done.Load() > before+20 || refused.Load() > 0 })
+	testkit.Eventually(t, "calls go on with the new key", func() bool { return done.Load() > before+20 || refused.Load() > 0 })
 	close(stop)
 	calls.Wait()
 	t.Logf("%d calls while the key was replaced", done.Load())

@@ -8,9 +8,10 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/graphene-faas/graphene/internal/testkit/servetest"
 )
 
 // graphene is the program under test, built once by TestMain.
@@ -51,11 +52,8 @@ func TestMain(m *testing.M) {
 			}
 			caches = append(caches, name+"="+strings.TrimSpace(string(value)))
 		}
-		graphene = filepath.Join(dir, "graphene")
-		build := exec.Command("go", "build", "-o", graphene, "../../cli/cmd/graphene")
-		build.Stderr = os.Stderr
-		if err := build.Run(); err != nil {
-			fmt.Fprintf(os.Stderr, "build graphene: %v\n", err)
+		if graphene, err = servetest.Build(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		return m.Run()

@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -13,84 +12,40 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
+	"github.com/graphene-faas/graphene/internal/testkit/servetest"
 )
 
 // A platform is a `graphene serve` that trusts issuers.
 type platform struct {
-	t    *testing.T
-	url  string
-	dir  string
-	log  *lockedBuffer
-	cmd  *exec.Cmd
-	done chan struct{}
+	t   *testing.T
+	url string
+	dir string
+	run *servetest.Process
+	log *testkit.Buffer
 }
-
-var readyLine = regexp.MustCompile(`ready at (http://\S+)`)
 
 // serve starts a platform with rules.
 func serve(t *testing.T, rules string, flags ...string) *platform {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "gi-") // sockets' paths must be short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	p := &platform{t: t, dir: dir, log: &lockedBuffer{}, done: make(chan struct{})}
+	p := &platform{t: t, dir: servetest.Dir(t)}
 	p.write("rules.yaml", rules)
 	p.write("web-secret", "web-secret\n")
 	p.write("second-secret", webSecret+"\n")
-	args := append([]string{"serve", "--listen", "127.0.0.1:0", "--metrics-listen", "off", "--data-dir", filepath.Join(dir, "data"), "--auth-config", filepath.Join(dir, "rules.yaml"), "--login=false"}, flags...)
-	p.cmd = exec.Command(graphene, args...)
-	p.cmd.Env, p.cmd.Stderr = append(os.Environ(), "HOME="+dir), p.log
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	args := append([]string{"serve", "--listen", "127.0.0.1:0", "--metrics-listen", "off", "--data-dir", filepath.Join(p.dir, "data"), "--auth-config", filepath.Join(p.dir, "rules.yaml"), "--login=false"}, flags...)
+	cmd := exec.Command(graphene, args...)
+	cmd.Env = append(os.Environ(), "HOME="+p.dir)
+	p.run = servetest.Start(t, cmd)
+	p.url, p.log = p.run.URL, p.run.Log
 	t.Cleanup(p.stop)
-	ready := make(chan string, 1)
-	go func() {
-		defer close(p.done)
-		lines := bufio.NewScanner(out)
-		for lines.Scan() {
-			if m := readyLine.FindStringSubmatch(lines.Text()); m != nil {
-				ready <- m[1]
-			}
-		}
-		_ = p.cmd.Wait() // the state says how it ended
-	}()
-	select {
-	case p.url = <-ready:
-	case <-p.done:
-		t.Fatalf("graphene serve ended: %v\n%s", p.cmd.ProcessState, p.log)
-	case <-time.After(2 * time.Minute):
-		t.Fatalf("graphene serve is not ready\n%s", p.log)
-	}
 	return p
 }
 
 func (p *platform) stop() {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended already
-	select {
-	case <-p.done:
-	case <-time.After(time.Minute):
-		p.t.Errorf("graphene serve does not stop")
-		_ = p.cmd.Process.Kill()
-		<-p.done
-	}
+	p.run.Stop(p.t)
 	p.quiet()
 	if p.t.Failed() {
 		p.t.Logf("platform's log:\n%s", p.log)
@@ -129,7 +84,7 @@ func (p *platform) rules(text string) {
 	p.t.Helper()
 	before := strings.Count(p.log.String(), "rules of identity are in force")
 	p.write("rules.yaml", text)
-	eventually(p.t, "the rules are in force", func() bool {
+	testkit.Eventually(p.t, "the rules are in force", func() bool {
 		return strings.Count(p.log.String(), "rules of identity are in force") > before
 	})
 }
@@ -258,7 +213,7 @@ func (c *terminal) run(args ...string) string {
 type started struct {
 	c        *terminal
 	cmd      *exec.Cmd
-	out, err lockedBuffer
+	out, err testkit.Buffer
 }
 
 func (c *terminal) start(args ...string) *started {
@@ -277,7 +232,7 @@ func (s *started) says(pattern string) string {
 	s.c.t.Helper()
 	re := regexp.MustCompile(pattern)
 	var found string
-	eventually(s.c.t, "the command says "+pattern, func() bool {
+	testkit.Eventually(s.c.t, "the command says "+pattern, func() bool {
 		if m := re.FindStringSubmatch(s.err.String()); m != nil {
 			found = m[len(m)-1]
 		}
@@ -298,36 +253,6 @@ func (s *started) ends(code int) {
 	if got := s.cmd.ProcessState.ExitCode(); got != code {
 		s.c.t.Fatalf("%q ends with %d, want %d:\n%s%s", s.cmd.Args, got, code, &s.out, &s.err)
 	}
-}
-
-// eventually waits until ok returns true.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(2 * time.Minute)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within two minutes", what)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-}
-
-// lockedBuffer is a buffer that several goroutines may use.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
 }
 
 // inSeconds is a time that is near, as logins keep it.

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 // guideBlocks returns the blocks of a guide in a language.
@@ -103,7 +105,7 @@ func behindNginx(t *testing.T, p *platform, a *application, verify string) strin
 			t.Logf("nginx's log:\n%s", said())
 		}
 	})
-	eventually(t, "nginx listens", func() bool {
+	testkit.Eventually(t, "nginx listens", func() bool {
 		select {
 		case <-done:
 			t.Fatalf("nginx ended:\n%s", said())

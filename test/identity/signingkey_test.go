@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/graphene-faas/graphene/internal/testkit"
 )
 
 type signingKey struct{ ID, State string }
@@ -45,7 +47,7 @@ func TestSigningKeysAreRotatedByACommand(t *testing.T) {
 	}
 
 	id := strings.TrimSpace(c.run("auth", "signing-key", "rotate"))
-	eventually(t, "the new key is published", func() bool {
+	testkit.Eventually(t, "the new key is published", func() bool {
 		now := c.signingKeys()
 		return len(now) == 2 && now[0] == signingKey{id, "next"} && now[1] == signingKey{before[0].ID, "signs"}
 	})
