@@ -168,11 +168,13 @@ func (f *Factory) Stack(ctx context.Context) (StackFile, error) {
 		}
 	}
 	st, err := stack.Parse(name, text)
+	if st != nil { // also with an error: what is missing may be there under a misspelt key
+		for _, w := range st.Warnings {
+			f.Streams.Notef("warning: %s\n", term.Clean(w))
+		}
+	}
 	if err != nil {
 		return StackFile{}, err
-	}
-	for _, w := range st.Warnings {
-		f.Streams.Notef("warning: %s\n", term.Clean(w))
 	}
 	file := StackFile{Stack: st, Dir: f.Dir}
 	if !stack.IsURL(name) {

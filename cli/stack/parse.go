@@ -27,7 +27,8 @@ const (
 )
 
 // Parse reads a stack file. name is what messages call it. The error is
-// fault.Invalid and names every problem, one a line.
+// fault.Invalid and names every problem, one a line; then the stack, unless it
+// is nil, holds no more than warnings.
 func Parse(name string, text []byte) (*Stack, error) {
 	p := &parser{name: name}
 	st := &Stack{Name: name}
