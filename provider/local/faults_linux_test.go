@@ -161,6 +161,26 @@ func TestAReplicaThatIgnoresSIGTERMIsKilled(t *testing.T) {
 	eventually(t, "no process is left", func() bool { return len(replicaProcesses(f.options.Dir)) == 0 })
 }
 
+func TestANamespaceIsFreeAsSoonAsItsFunctionsAreRemoved(t *testing.T) {
+	o := options(t)
+	o.StopGrace = 500 * time.Millisecond
+	f := start(t, o)
+	if err := f.CreateNamespace(t.Context(), types.FunctionNamespace{Name: "other"}); err != nil {
+		t.Fatal(err)
+	}
+	spec := f.spec("mule")
+	spec.Namespace = "other"
+	spec.EnvVars = map[string]string{"behave": "ignore SIGTERM", "exec_timeout": "1ms"} // so that its replica is still there below
+	ref := f.deploy(spec)
+	f.until(ref, "ready replica", ready(1))
+	if err := f.Remove(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.DeleteNamespace(t.Context(), "other"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestNothingOutlivesAKilledPlatform(t *testing.T) {
 	o := options(t)
 	f := start(t, o)

@@ -117,7 +117,7 @@ func (r *Runtime) DeleteNamespace(_ context.Context, name string) error {
 			return fault.Invalid.Errorf("namespace %q is the default one and stays", name)
 		}
 		for _, f := range r.everyone() {
-			if f.ref.Namespace == name {
+			if f.ref.Namespace == name && !f.leaving() {
 				return fault.Invalid.Errorf("namespace %q holds functions, such as %s: remove them first", name, f.ref.Name)
 			}
 		}

@@ -208,6 +208,13 @@ func (f *supervisor) save() {
 	}
 }
 
+// leaving reports whether the function was removed, and only has calls to end.
+func (f *supervisor) leaving() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.removed
+}
+
 // remove ends the function.
 func (f *supervisor) remove() {
 	f.saving.Lock() // whoever is saving would bring the file back
