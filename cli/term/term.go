@@ -130,3 +130,11 @@ func Size(n int64) string {
 	}
 	return fmt.Sprintf("%.1f TB", f/1000)
 }
+
+// Count returns "1 function", "2 functions".
+func Count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

@@ -67,7 +67,7 @@ decides. The exit code is 1 if an answer is another than expected.
 				}
 				f.Streams.Printf("%s  %s: %s on %s: %s\n", verdict, c.Name, c.Action, c.Resource, reason)
 			}
-			f.Streams.Printf("%d issuers, %d policies, %d roles; %d of %d cases as expected\n", len(documents.Rules.Issuers),
+			f.Streams.Printf("issuers: %d, policies: %d, roles: %d; %d of %d cases as expected\n", len(documents.Rules.Issuers),
 				len(documents.Rules.Policies), len(documents.Rules.Roles), len(documents.Cases)-failed, len(documents.Cases))
 			if failed > 0 {
 				return &command.ExitError{Code: 1}

@@ -327,7 +327,7 @@ every one of a function.`,
 			if err != nil {
 				return err
 			}
-			f.Streams.Printf("%d calls are %s\n", n, done)
+			f.Streams.Printf("%s %s\n", term.Count(n, "call"), done)
 			return nil
 		},
 	}

@@ -87,7 +87,7 @@ func (o *invokeOptions) runBatch(ctx context.Context, name string) error {
 	if err := os.Remove(r.state); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("end the batch: %w", err)
 	}
-	o.f.Streams.Notef("%s: %d done, %d failed; answers in %s\n", count(b.Accepted, "call"), b.Done, b.Failed+b.Cancelled, o.batch.out)
+	o.f.Streams.Notef("%s: %d done, %d failed; answers in %s\n", term.Count(b.Accepted, "call"), b.Done, b.Failed+b.Cancelled, o.batch.out)
 	if b.Failed+b.Cancelled > 0 {
 		return fmt.Errorf("%d of %d calls failed", b.Failed+b.Cancelled, b.Accepted)
 	}
@@ -137,7 +137,7 @@ func (r *batchRun) begin() error {
 			return err
 		}
 	}
-	r.o.f.Streams.Notef("going on with the batch of %s, with %s\n", r.o.batch.in, count(r.lines, "answer"))
+	r.o.f.Streams.Notef("going on with the batch of %s, with %s\n", r.o.batch.in, term.Count(r.lines, "answer"))
 	return nil
 }
 

@@ -4,7 +4,6 @@
 package function
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -51,12 +50,4 @@ func keyValues(flag string, args []string) (map[string]string, error) {
 		m[k] = v
 	}
 	return m, nil
-}
-
-// count returns "1 function", "2 functions".
-func count(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
 }

@@ -5,6 +5,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/graphene-faas/graphene/cli/command"
+	"github.com/graphene-faas/graphene/cli/term"
 	"github.com/graphene-faas/graphene/gateway/client"
 )
 
@@ -38,7 +39,7 @@ needs go after a while, and calls bring more.`,
 				if err := c.Scale(ctx, ref, replicas); err != nil {
 					return err
 				}
-				f.Streams.Printf("%s is scaled to %s\n", args[0], count(replicas, "replica"))
+				f.Streams.Printf("%s is scaled to %s\n", args[0], term.Count(replicas, "replica"))
 				return nil
 			})
 		},

@@ -24,7 +24,7 @@ func why(t *term.Table, s *client.Scaling, now time.Time) {
 	if n := i.Wanted + i.Behind; n > 0 {
 		queue = fmt.Sprintf(", %d in the queue", n)
 	}
-	t.Row("  load", fmt.Sprintf("%s in flight, %d waiting%s, %d ready, %d starting", count(i.InFlight, "call"), i.Waiting, queue, i.Ready, i.Starting))
+	t.Row("  load", fmt.Sprintf("%s in flight, %d waiting%s, %d ready, %d starting", term.Count(i.InFlight, "call"), i.Waiting, queue, i.Ready, i.Starting))
 	if latest.Formula != "" {
 		t.Row("  formula", latest.Formula)
 	}
@@ -51,17 +51,17 @@ func policy(s *client.Scaling) string {
 	case !s.Automatic:
 		return "left to others; calls wake it"
 	case p.Min >= p.Max:
-		return fmt.Sprintf("always %s", count(p.Min, "replica"))
+		return fmt.Sprintf("always %s", term.Count(p.Min, "replica"))
 	}
 	target := "a replica's slots"
 	if p.Target > 0 {
 		target = fmt.Sprintf("%g for each replica", p.Target)
 	}
-	return fmt.Sprintf("by %s, %s, loaded to %g%%; %d to %s; fewer after %s", p.Type, target, 100*p.Proportion, p.Min, count(p.Max, "replica"), p.DownWindow)
+	return fmt.Sprintf("by %s, %s, loaded to %g%%; %d to %s; fewer after %s", p.Type, target, 100*p.Proportion, p.Min, term.Count(p.Max, "replica"), p.DownWindow)
 }
 
 func decision(d client.Decision) string {
-	return count(d.Desired, "replica") + ": " + because(d)
+	return term.Count(d.Desired, "replica") + ": " + because(d)
 }
 
 // because is the reason of a decision, with the bound that applied.
