@@ -73,7 +73,7 @@ Programs log in with --client-id and --client-secret-file, or with --token-stdin
 Logins by an issuer are prolonged by themselves as long as the issuer allows.
 "graphene whoami" says who you are, "graphene logout" ends a login.
 
-"graphene serve" logs its own user in when it starts for the first time.`,
+"graphene serve" logs its own user in when it starts.`,
 		Example: `  graphene login --gateway https://functions.example.com
   graphene login --gateway https://functions.example.com --device
   graphene login --client-id pipeline --client-secret-file secret.txt

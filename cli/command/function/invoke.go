@@ -58,8 +58,9 @@ With --async the call is put into the queue, and its id is written instead of an
 answer: "graphene calls" looks after it. --wait then waits for the answer.
 
 With --batch each line of a file is a call, or each row if its name ends in
-.csv, and --out gets one line for each, in order. Interrupted, by Ctrl-C or
-because the gateway went away, the same command goes on where it was.`,
+.csv, and --out gets one line for each, in order. Calls that fail are tried again
+meanwhile; if one has failed for good, the exit code is 1. Interrupted, by Ctrl-C
+or because the gateway went away, the same command goes on where it was.`,
 		Example: `  echo -n hello | graphene invoke echo
   graphene invoke wine --data @sample.json --content-type application/json --verbose
   graphene invoke echo --method GET --query id=3 --path /items </dev/null
