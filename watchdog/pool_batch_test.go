@@ -174,7 +174,7 @@ async def handle(event, context):
 	other := make(chan reply, 1)
 	go func() { got, _ := r.try("GET", "/", ""); other <- got }()
 	r.awaitOutput("waiting")
-	if got := r.do("GET", "/block", "", "X-Timeout", "100ms"); got.status != http.StatusGatewayTimeout {
+	if got := r.do("GET", "/block", "", "X-Timeout", "1s"); got.status != http.StatusGatewayTimeout {
 		t.Errorf("got %d", got.status)
 	}
 	want := "the function's process ended during the call: it was killed, because a call took too long\n"

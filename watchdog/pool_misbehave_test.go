@@ -129,7 +129,7 @@ func TestWhateverAHandlerDoesItsCallerIsToldAndOthersGoOn(t *testing.T) {
 				before := r.do("GET", "/", "").body
 				timeout := "1h"
 				if want.status == http.StatusGatewayTimeout {
-					timeout = "100ms"
+					timeout = "1s"
 				}
 				got := r.do("GET", "/"+strings.ReplaceAll(what, " ", "%20"), "", "X-Timeout", timeout)
 				if got.status != want.status || !strings.HasPrefix(got.body, want.body) {

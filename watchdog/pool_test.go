@@ -231,7 +231,7 @@ func TestATimeoutEndsOneWorkerOnlyAndSaysWhereItWas(t *testing.T) {
 	r := start(t, pool(t, misbehaving)).up()
 	for _, what := range []string{"hang", "sleep"} {
 		hanging := make(chan reply, 1)
-		go func() { got, _ := r.try("GET", "/"+what, "", "X-Timeout", "300ms"); hanging <- got }()
+		go func() { got, _ := r.try("GET", "/"+what, "", "X-Timeout", "1s"); hanging <- got }()
 		if got := r.do("GET", "/", ""); got.status != http.StatusOK {
 			t.Errorf("beside %s: %d", what, got.status)
 		}

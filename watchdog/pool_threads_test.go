@@ -96,7 +96,7 @@ def handle(event, context):
 	other := make(chan reply, 1)
 	go func() { got, _ := r.try("GET", "/other", ""); other <- got }()
 	r.awaitOutput("at /other\n")
-	if got := r.do("GET", "/", "", "X-Timeout", "100ms"); got.status != http.StatusGatewayTimeout {
+	if got := r.do("GET", "/", "", "X-Timeout", "1s"); got.status != http.StatusGatewayTimeout {
 		t.Errorf("got %d", got.status)
 	}
 	want := "the function's process ended during the call: it was killed, because a call took too long\n"
@@ -229,7 +229,7 @@ async def handle(event, context):
 	r := start(t, o).up()
 	before := r.do("GET", "/", "").body
 	stubborn := make(chan reply, 1)
-	go func() { got, _ := r.try("GET", "/stubborn", "", "X-Timeout", "50ms"); stubborn <- got }()
+	go func() { got, _ := r.try("GET", "/stubborn", "", "X-Timeout", "1s"); stubborn <- got }()
 	r.awaitOutput("not yet")
 	for r.do("GET", "/", "").body == before { // for a moment it is given the benefit of the doubt
 	}
