@@ -115,7 +115,7 @@ func hint(err error, gateway string) string {
 	switch {
 	case errors.Is(err, fault.Unauthenticated) && gateway != "" && !strings.Contains(err.Error(), "graphene login"):
 		return fmt.Sprintf("log in with \"graphene login --gateway %s\", or give --token", gateway)
-	case isCertificate(err):
+	case IsUntrusted(err):
 		return "have this machine trust its authority, for one command by SSL_CERT_FILE=FILE, or do without by --tls-no-verify"
 	case errors.Is(err, fault.Busy):
 		return "try again in a moment"
@@ -125,8 +125,8 @@ func hint(err error, gateway string) string {
 	return ""
 }
 
-// isCertificate reports whether the gateway's certificate was not accepted.
-func isCertificate(err error) bool {
+// IsUntrusted reports whether the gateway's certificate was not accepted.
+func IsUntrusted(err error) bool {
 	_, ok := errors.AsType[*tls.CertificateVerificationError](err)
 	return ok
 }

@@ -190,12 +190,12 @@ func cut(file *os.File, size int64) error {
 }
 
 // patient calls do until it succeeds, or fails for another reason than that
-// the gateway cannot be reached.
+// the gateway cannot be reached for now.
 func (r *batchRun) patient(ctx context.Context, do func() error) error {
 	told := false
 	for began := time.Now(); ; {
 		err := do()
-		if !errors.Is(err, fault.Unavailable) || time.Since(began) > batchPatience {
+		if !errors.Is(err, fault.Unavailable) || command.IsUntrusted(err) || time.Since(began) > batchPatience {
 			return err
 		}
 		if !told {

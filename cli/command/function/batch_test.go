@@ -2,11 +2,16 @@ package function
 
 import (
 	"bufio"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/graphene-faas/graphene/internal/fault"
 )
 
 func TestALineThatIsNotWholeDoesNotCount(t *testing.T) {
@@ -43,5 +48,14 @@ func TestSkippedDocumentsAreLinesThatSaySomething(t *testing.T) {
 	}
 	if n, err := skipDocuments(bufio.NewReader(strings.NewReader("1\n2")), 7); n != 2 || err != nil {
 		t.Errorf("of two documents: %d, %v", n, err)
+	}
+}
+
+func TestABatchDoesNotWaitForACertificateToBeTrusted(t *testing.T) {
+	untrusted := fault.Unavailable.Errorf("ask: %w", &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}})
+	asked := 0
+	err := new(batchRun).patient(t.Context(), func() error { asked++; return untrusted })
+	if !errors.Is(err, untrusted) || asked != 1 {
+		t.Errorf("asked %d times, then %v; want once, and %v", asked, err, untrusted)
 	}
 }
