@@ -202,7 +202,10 @@ func TestAStatusHasTheFormClientsRelyOn(t *testing.T) {
 	}
 	_, text := ask(t, s, "GET", "/system/functions", "")
 	testkit.Golden(t, "testdata/functions.json", []byte(text+"\n"))
-	_, text = ask(t, s, "GET", "/system/function/full?details=1&usage=1", "")
+	testkit.Eventually(t, "the provider has heard of the replica", func() bool {
+		_, text = ask(t, s, "GET", "/system/function/full?details=1&usage=1", "")
+		return strings.Contains(text, `"instances"`)
+	})
 	testkit.Golden(t, "testdata/function-details.json", []byte(text+"\n"))
 }
 
