@@ -47,7 +47,8 @@ func patientPipe(t *testing.T) (*patientConn, *pipeEnd, net.Conn) {
 // late fails unless err says that a read ran out of time, as net/http asks.
 func late(t *testing.T, err error) {
 	t.Helper()
-	if e, ok := err.(net.Error); !ok || !e.Timeout() || !errors.Is(err, os.ErrDeadlineExceeded) {
+	var e net.Error
+	if !errors.As(err, &e) || !e.Timeout() || !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the read ended with %v, want a deadline that was exceeded", err)
 	}
 }

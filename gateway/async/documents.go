@@ -42,7 +42,7 @@ func withoutMark(r io.Reader) io.Reader {
 	const mark = "\ufeff"
 	in := bufio.NewReader(r)
 	if first, err := in.Peek(len(mark)); err == nil && string(first) == mark {
-		in.Discard(len(mark)) // has been read
+		_, _ = in.Discard(len(mark)) // has been read
 	}
 	return in
 }
