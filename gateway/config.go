@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -228,11 +230,38 @@ func (o *Options) publicURL() string { return o.PublicURL.String() }
 // shows by the connection alone.
 func providerTransport() http.RoundTripper {
 	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.DialContext = (&net.Dialer{
+	t.DialContext = redial(&net.Dialer{
 		Timeout:         3 * time.Second,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3},
-	}).DialContext
+	})
 	return t
+}
+
+// How long, and how often, a connection to the provider is tried that is
+// refused: a Service takes a second or two to notice that a pod has died, and
+// meanwhile may lead to it or to another.
+const (
+	refusedFor   = 3 * time.Second
+	refusedPause = 50 * time.Millisecond
+)
+
+// redial returns d's DialContext, except that it tries again for a while where
+// nobody listens.
+func redial(d *net.Dialer) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		began := time.Now()
+		for {
+			conn, err := d.DialContext(ctx, network, address)
+			if !errors.Is(err, syscall.ECONNREFUSED) || time.Since(began) >= refusedFor {
+				return conn, err
+			}
+			select {
+			case <-time.After(refusedPause):
+			case <-ctx.Done():
+				return nil, err
+			}
+		}
+	}
 }
 
 // queueURL returns where NATS is; "" if there is to be no queue.
