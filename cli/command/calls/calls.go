@@ -127,7 +127,7 @@ func (o *listOptions) run(ctx context.Context) error {
 	return o.output.Write(o.f.Streams.Out, all, func(t *term.Table) {
 		t.Header("ID", "FUNCTION", "STATE", "STATUS", "TRIES", "SUBMITTED")
 		for _, call := range all {
-			t.Row(call.ID, call.Function, call.State, status(call.Status), strconv.Itoa(tries(call)), call.Submitted.Format(time.RFC3339))
+			t.Row(call.ID, call.Function, call.State, status(call.Status), strconv.Itoa(len(call.Tries)), call.Submitted.Format(time.RFC3339))
 		}
 	})
 }
@@ -145,15 +145,6 @@ func parseTime(flag, text string, now time.Time) (time.Time, error) {
 		return at, command.Usagef("--%s is %q, want a time such as 2026-01-02T15:04:05Z, or a time span such as 90m", flag, text)
 	}
 	return at, nil
-}
-
-// tries is how often a call was tried. Of a call of a batch that succeeded at
-// once nobody notes how.
-func tries(call client.LaterCall) int {
-	if len(call.Tries) == 0 && call.State == client.CallDone {
-		return 1
-	}
-	return len(call.Tries)
 }
 
 func status(code int) string {
